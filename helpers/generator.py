@@ -1,0 +1,459 @@
+"""Prompt in, picture out: `TextToImage`, and what it knows about prompts it does not know."""
+
+import contextlib
+import functools
+import io
+import json
+import math
+import numbers
+import operator
+import os
+import re
+import time
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from helpers.captions import HELD_OUT_PHRASINGS, TRAINING_PHRASINGS, all_captions
+from helpers.characters import CharacterTokenizer
+from helpers.checkpoints import CheckpointError, choose_device, load_checkpoint
+from helpers.sentences import SentenceEncoder
+from helpers.shapes import PROMPTS
+
+CHUNK = 1000  # pictures decoded at once, so that memory stays bounded
+SMALL = 64    # up to here a second thread costs more than it brings
+
+# Sentences that name no digit; `fit_understanding` sets them against captions that do.
+OFF_TOPIC = (
+    "draw a cat", "a cat sleeping on a sofa", "draw a dog", "a red car", "the letter A",
+    "draw the letter Q", "write the word hello", "an alphabet", "a triangle", "draw a triangle",
+    "a circle", "a horizontal line", "a smiling face", "draw a house", "paint a tree",
+    "a bowl of fruit", "the weather is nice today", "it will rain tomorrow", "I love you",
+    "good morning", "how are you?", "what time is it?", "tell me a joke", "the capital of France",
+    "play some music", "open the window", "asdf qwer zxcv", "blorp florp",
+    "lorem ipsum dolor sit amet", "xyzzy", "??", "a mountain at sunset",
+    "my grandmother bakes bread", "draw me a sheep", "a portrait of a woman",
+    "can you sing a song?", "the stock market fell", "buy milk and eggs",
+    "a blue bird on a branch", "please help me", "write a poem about the sea",
+    "show me a photo of Paris", "a plus sign", "a question mark",
+)
+
+
+class Understanding(NamedTuple):
+    """How far a prompt reads like one that the model was trained on."""
+
+    score: float  # 0 (something else) to 1
+    nearest: str  # the training prompt that is nearest to it
+
+
+@contextlib.contextmanager
+def _threads_for(pictures):
+    """Compute small work in one thread: waiting for a second, busy core can take far longer."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1 if pictures <= SMALL else before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@functools.cache
+def sentence_encoder():
+    """Load MiniLM on first use, once per process: a `SentenceEncoder`."""
+    return SentenceEncoder()
+
+
+def check_prompts(prompts):
+    """Turn one prompt or a list of prompts into a list, refusing what cannot be read.
+
+    Raises:
+        TypeError: a prompt is not text.
+        ValueError: there is no prompt, or one has no visible character.
+    """
+    prompts = [prompts] if isinstance(prompts, str) else prompts
+    if not isinstance(prompts, list | tuple):
+        raise TypeError(
+            f"A prompt is text or a list of texts, not {type(prompts).__name__}: write \"a seven\"."
+        )
+    if not prompts:
+        raise ValueError("The list of prompts is empty: give at least one.")
+    for prompt in prompts:
+        if not isinstance(prompt, str):
+            raise TypeError(f"A prompt is text, not {type(prompt).__name__}: write \"a seven\".")
+        if any("\ud800" <= c <= "\udfff" for c in prompt):
+            raise ValueError("The prompt holds bytes that are not text: type it again.")
+        if not any(c.isprintable() and not c.isspace() for c in prompt):
+            raise ValueError("The prompt is empty: write what to draw, as in \"a seven\".")
+    return list(prompts)
+
+
+def check_count(n):
+    """Return n as an int; TypeError or ValueError unless it is a whole number from 1 up."""
+    n = _whole_number(n, "n, the number of pictures,")
+    if n < 1:
+        raise ValueError(f"n, the number of pictures, is {n}: ask for at least 1.")
+    return n
+
+
+def check_temperature(temperature):
+    """Return it as a float; TypeError or ValueError unless it is finite and at least 0."""
+    if isinstance(temperature, bool) or not isinstance(temperature, numbers.Real):
+        raise TypeError(f"The temperature is {temperature!r}: give a number, as in 1.0.")
+    if not math.isfinite(temperature) or temperature < 0:
+        raise ValueError(f"The temperature is {temperature!r}: give a finite number, 0 or more.")
+    return float(temperature)
+
+
+def _whole_number(value, what):
+    try:
+        if not isinstance(value, bool):
+            return operator.index(value)
+    except TypeError:
+        pass
+    raise TypeError(f"{what} is {value!r}: give a whole number.")
+
+
+class TextToImage:
+    """A generator with its reader: prompts in, pictures out.
+
+    Made by `TextToImage.load`.
+
+    Attributes:
+        name: the checkpoint it came from.
+        model: the generator, in evaluation mode.
+        facts: the checkpoint's JSON as a dict.
+        device: where the pictures are computed; they are always returned on the CPU.
+    """
+
+    def __init__(self, model, facts, name="", device="cpu"):
+        self.name, self.model, self.facts, self.device = name, model, facts, torch.device(device)
+        self.tokenizer = CharacterTokenizer() if model.reads == "characters" else None
+        captions = facts.get("extra", {}).get("captions")
+        if captions is not None and len(captions) != 20 * len(TRAINING_PHRASINGS):
+            raise CheckpointError(
+                f"{name} knows {len(captions)} captions and helpers/captions.py writes "
+                f"{20 * len(TRAINING_PHRASINGS)}: train it again."
+            )
+
+    @classmethod
+    def load(cls, name="mnist-cvae", device=None):
+        """Load a checkpoint.
+
+        Args:
+            name: a name in `checkpoints/`, or a path.
+            device: see `helpers.checkpoints.choose_device`.
+
+        Raises:
+            CheckpointError, ValueError: one sentence on what is wrong with the file or the device.
+        """
+        device = choose_device(device)
+        return cls(*load_checkpoint(name, device), name=Path(name).stem, device=device)
+
+    @property
+    def latent(self):
+        """Size of the vector that carries the variety."""
+        return self.model.latent
+
+    def latents(self, n=1, seed=0, temperature=1.0):
+        """Draw n latents: float32 tensor (n, latent). The first k do not depend on n.
+
+        Args:
+            n: how many, at least 1.
+            seed: any whole number.
+            temperature: standard deviation of each component; 0 gives the centre n times.
+
+        Raises:
+            TypeError, ValueError: an argument is not what it should be.
+        """
+        n, temperature = check_count(n), check_temperature(temperature)
+        generator = torch.Generator().manual_seed(_whole_number(seed, "The seed") % 2**64)
+        # PyTorch draws normals in groups of 16 and redraws an incomplete last group; with a
+        # multiple of 16 rows there is none, so a longer list begins like a shorter one.
+        rows = -(-n // 16) * 16
+        return torch.randn(rows, self.latent, generator=generator)[:n] * temperature
+
+    @torch.no_grad()
+    def conditions(self, prompts):
+        """Read prompts: float32 tensor (n, condition) that the decoder understands.
+
+        Args:
+            prompts: one text, or a list of n.
+
+        Raises:
+            TypeError, ValueError: a prompt cannot be read.
+        """
+        prompts = check_prompts(prompts)
+        with _threads_for(len(prompts)):
+            if self.tokenizer:
+                return self.model.reader(self.tokenizer.encode(prompts).to(self.device)).cpu()
+            return self.model.head(sentence_encoder().encode(prompts).to(self.device)).cpu()
+
+    @torch.no_grad()
+    def decode(self, z, conditions):
+        """Turn latents (n, latent) and conditions (n, condition) into pictures (n, 1, 28, 28).
+
+        One row of either serves for all rows of the other.
+
+        Returns:
+            float32 CPU tensor with values in [0, 1], 1 is ink.
+
+        Raises:
+            ValueError: the shapes do not fit.
+        """
+        n = max(len(z), len(conditions))
+        if z.dim() != 2 or z.shape[1] != self.latent or not {len(z), len(conditions)} <= {1, n}:
+            raise ValueError(
+                f"Latents {tuple(z.shape)} and conditions {tuple(conditions.shape)} do not fit: "
+                f"give (n, {self.latent}) and as many conditions, or one."
+            )
+        z, conditions = z.expand(n, -1), conditions.expand(n, -1)
+        pictures = torch.empty(n, 1, 28, 28)
+        with _threads_for(n):
+            for rows in torch.arange(n).split(CHUNK):
+                part = z[rows].to(self.device), conditions[rows].to(self.device)
+                pictures[rows] = self._decode(*part).cpu()
+        return pictures
+
+    def _decode(self, z, conditions):
+        if hasattr(self.model, "decode"):
+            return self.model.decode(z, conditions).sigmoid()
+        return self.model.net(torch.cat([conditions, z], dim=1))  # FirstGenerator
+
+    def draw(self, prompts, n=1, seed=0, temperature=1.0):
+        """Draw n pictures of every prompt.
+
+        The n latents are the same for every prompt, so what a prompt gives does not depend on its
+        neighbours in the list, and picture k does not depend on n.
+
+        Args:
+            prompts: one text, or a list of texts.
+            n: pictures of each prompt, at least 1.
+            seed: any whole number; the same one gives the same pictures.
+            temperature: scales the latents; 0 gives the most typical picture n times.
+
+        Returns:
+            float32 CPU tensor (prompts * n, 1, 28, 28) in [0, 1], prompt by prompt; 1 is ink.
+
+        Raises:
+            TypeError, ValueError: an argument is not what it should be, in one sentence.
+        """
+        z = self.latents(n, seed, temperature)
+        conditions = self.conditions(prompts)
+        n = len(z)
+        return self.decode(z.repeat(len(conditions), 1), conditions.repeat_interleave(n, dim=0))
+
+    def understands(self, prompt):
+        """Say how far a prompt reads like those of the training, and which of them is nearest.
+
+        Sentences are judged by `fit_understanding`'s logistic; the nearest caption is the one with
+        the greatest cosine. A character model knows nine prompts: the score is 1 for the same
+        letters, else at most one half and falling with the distance between condition vectors.
+
+        Returns:
+            An `Understanding`: score from 0 to 1, nearest training prompt.
+
+        Raises:
+            TypeError, ValueError: the prompt cannot be read, or the checkpoint holds no captions.
+        """
+        (prompt,) = check_prompts([prompt])
+        if self.tokenizer:
+            return self._understands_letters(prompt)
+        with _threads_for(1):
+            return self._familiarity.judge(sentence_encoder().encode([prompt]))
+
+    def _understands_letters(self, prompt):
+        known, spelled = self.tokenizer.encode(list(PROMPTS)), self.tokenizer.encode([prompt])
+        conditions = self.conditions(list(PROMPTS))
+        distances = torch.cdist(self.conditions(prompt), conditions)[0]
+        nearest = distances.argmin().item()
+        if (known == spelled).all(1).any():
+            return Understanding(1.0, PROMPTS[nearest])
+        typical = torch.pdist(conditions).mean()
+        score = 0.5 * (-distances[nearest] / typical).exp().item()
+        return Understanding(score, PROMPTS[nearest])
+
+    @functools.cached_property
+    def _familiarity(self):
+        captions = self.facts.get("extra", {}).get("captions")
+        if captions is None or "understands" not in self.facts:
+            raise CheckpointError(f"{self.name} was saved without captions: train it again.")
+        return _Familiarity(captions, self.facts["understands"])
+
+    def doubt(self, prompt):
+        """Write a sentence when a prompt does not read like those of the training, else ""."""
+        score, nearest = self.understands(prompt)
+        if score > 0.5:
+            return ""
+        if self.tokenizer:
+            return f"This is none of the nine prompts; the nearest I know is \"{nearest}\"."
+        return f"This does not read like a digit; the nearest I know is \"{nearest}\"."
+
+
+class _Familiarity:
+    """Two numbers per sentence, and the logistic over them.
+
+    The first is the cosine with the nearest training caption: does it sound like a request for a
+    picture of a number? The second is how far it goes in the direction of its digit, where the
+    average caption of that digit stands at 1 (a linear discriminant): does it name one?
+    """
+
+    def __init__(self, captions, logistic=None):
+        self.captions = captions.float()
+        texts, digits = all_captions(TRAINING_PHRASINGS)
+        self.texts, self.logistic = texts, logistic
+        means = torch.stack([self.captions[digits == digit].mean(0) for digit in range(10)])
+        within = self.captions - means[digits]
+        self.centre = means.mean(0)
+        spread = within.T @ within / len(within) + 0.01 * torch.eye(captions.shape[1])
+        directions = torch.linalg.solve(spread, (means - self.centre).T)
+        self.directions = directions / ((means - self.centre) @ directions).diagonal()  # (384, 10)
+
+    def features(self, embeddings):
+        """Map embeddings (n, 384) to the two numbers (n, 2) and the nearest captions' places."""
+        cosine, places = (embeddings @ self.captions.T).max(1)
+        digit = ((embeddings - self.centre) @ self.directions).max(1).values
+        return torch.stack([cosine, digit], dim=1), places
+
+    def judge(self, embedding):
+        """Judge one embedding (1, 384)."""
+        features, places = self.features(embedding)
+        logit = features[0] @ torch.tensor(self.logistic["weights"]) + self.logistic["bias"]
+        return Understanding(logit.sigmoid().item(), self.texts[places[0]])
+
+
+def fit_understanding(encoder=None):
+    """Fit the logistic behind `understands`, once, when a sentence model is trained.
+
+    Positives are the captions of the held-out phrasings, which no model is trained on; negatives
+    are `OFF_TOPIC`. Both kinds weigh the same. Three numbers are fitted.
+
+    Args:
+        encoder: a `SentenceEncoder`; one that has the training captions in its cache saves time.
+
+    Returns:
+        captions: float16 tensor (5380, 384), the training captions' embeddings in the order of
+            `all_captions(TRAINING_PHRASINGS)`; goes into the checkpoint as extra "captions".
+        logistic: a dict for facts["understands"]: weights, bias, and the area under the ROC curve
+            for this fit and for the cosine alone.
+    """
+    encoder = encoder or sentence_encoder()
+    captions = encoder.encode(all_captions(TRAINING_PHRASINGS)[0]).half()
+    familiarity = _Familiarity(captions)
+    known, _ = familiarity.features(encoder.encode(all_captions(HELD_OUT_PHRASINGS)[0]))
+    other, _ = familiarity.features(encoder.encode(list(OFF_TOPIC)))
+    features = torch.cat([known, other]).double()
+    target = torch.cat([torch.ones(len(known)), torch.zeros(len(other))]).double()
+    share = torch.where(target == 1, 0.5 / len(known), 0.5 / len(other)).double()
+    *weights, bias = _fit_logistic(features, target, share)
+    logits = features @ torch.tensor(weights).double() + bias
+    logistic = {
+        "weights": weights,
+        "bias": bias,
+        "auroc": _auroc(logits[: len(known)], logits[len(known) :]),
+        "auroc_cosine": _auroc(known[:, 0], other[:, 0]),
+    }
+    return captions, logistic
+
+
+def _fit_logistic(features, target, share, ridge=1e-3):
+    """Fit by Newton's method on standardised features: a list of weights, then the bias."""
+    mean, deviation = features.mean(0), features.std(0)
+    x = torch.cat([(features - mean) / deviation, torch.ones(len(features), 1).double()], dim=1)
+    beta = torch.zeros(x.shape[1]).double()
+    for _ in range(30):
+        p = (x @ beta).sigmoid()
+        gradient = x.T @ (share * (p - target)) + ridge * beta
+        hessian = (x.T * (share * p * (1 - p))) @ x + ridge * torch.eye(len(beta)).double()
+        beta -= torch.linalg.solve(hessian, gradient)
+    weights = beta[:-1] / deviation
+    return [*weights.tolist(), (beta[-1] - weights @ mean).item()]
+
+
+def _auroc(positive, negative):
+    """Compute the chance that a positive scores higher than a negative, ties counting half."""
+    difference = positive[:, None] - negative[None]
+    return ((difference > 0).double() + (difference == 0).double() / 2).mean().item()
+
+
+def slug(prompt, longest=40):
+    """Make a part of a file name that is safe on every system: a-z, 0-9 and dashes."""
+    words = re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")
+    return words[:longest].strip("-") or "prompt"
+
+
+def png_bytes(image, facts):
+    """Encode a PIL image as PNG with a dict of facts (prompt, seed, checkpoint) as its text."""
+    info = PngInfo()
+    for key, value in facts.items():
+        text = value if isinstance(value, str) else json.dumps(value)
+        info.add_itxt(key, text.replace("\0", ""))
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", pnginfo=info)
+    return buffer.getvalue()
+
+
+def picture_to_image(picture, zoom=8):
+    """Turn a picture (1, 28, 28) with values in [0, 1] into a PIL image: dark ink, enlarged."""
+    ink = ((1 - picture.reshape(28, 28).clamp(0, 1)) * 255).round().to(torch.uint8)
+    return Image.fromarray(ink.numpy()).resize((28 * zoom, 28 * zoom), Image.Resampling.NEAREST)
+
+
+def write_new(folder, stem, content):
+    """Write bytes to `folder/stem.png`, or stem-2, stem-3 … if that is taken: a `Path`.
+
+    Nothing is overwritten, and no half-written file is left behind.
+
+    Raises:
+        OSError: the folder cannot be made or written.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    beside = folder / f".{stem}.{os.getpid()}"
+    for k in range(1, 10_000):
+        path = folder / (f"{stem}.png" if k == 1 else f"{stem}-{k}.png")
+        try:
+            path.touch(exist_ok=False)  # ours from here on
+        except FileExistsError:
+            continue
+        try:
+            beside.write_bytes(content)
+            os.replace(beside, path)
+            return path
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+        finally:
+            beside.unlink(missing_ok=True)
+    raise OSError(f"{folder} is full of pictures named {stem}: empty it.")
+
+
+def save_pictures(pictures, folder, facts, zoom=8):
+    """Write one PNG per picture, named by time, prompt, seed and number.
+
+    Args:
+        pictures: tensor (n, 1, 28, 28) with values in [0, 1].
+        folder: made if it is missing.
+        facts: a dict with "prompt" and "seed", written into every file with whatever else it has.
+        zoom: pixels of the file per pixel of the picture.
+
+    Returns:
+        A list of n `Path`s.
+
+    Raises:
+        OSError: the folder cannot be made or written.
+    """
+    stem = file_stem(facts)
+    paths = []
+    for k, picture in enumerate(pictures, start=1):
+        content = png_bytes(picture_to_image(picture, zoom), facts | {"index": k})
+        paths.append(write_new(folder, f"{stem}_{k}", content))
+    return paths
+
+
+def file_stem(facts):
+    """Name a file by the time, the prompt and the seed, as in `20261101-120000_a-seven_seed0`."""
+    seed = facts["seed"] % 2**64
+    return f"{time.strftime('%Y%m%d-%H%M%S')}_{slug(facts['prompt'])}_seed{seed}"

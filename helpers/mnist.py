@@ -1,0 +1,117 @@
+"""Real MNIST as tensors: kept compressed in `data/`, unpacked once, verified by checksum."""
+
+import gzip
+import hashlib
+import os
+import urllib.request
+import zlib
+from pathlib import Path
+
+import torch
+from torchvision.datasets import MNIST
+
+DATA = Path(__file__).resolve().parents[1] / "data"
+
+# md5 of the four files as LeCun and Cortes published them, uncompressed
+CHECKSUMS = {
+    "train-images-idx3-ubyte": "6bbc9ace898e44ae57da46a324031adb",
+    "train-labels-idx1-ubyte": "a25bea736e30d166cdddb491f175f624",
+    "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
+    "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
+}
+
+
+def _intact(path):
+    return path.is_file() and hashlib.md5(path.read_bytes()).hexdigest() == CHECKSUMS[path.name]
+
+
+def _install(packed, source, target):
+    """Unpack the bytes of one `.gz` file, verify them, then rename them into place."""
+    try:
+        content = gzip.decompress(packed)
+    except (OSError, EOFError, zlib.error) as error:
+        raise ValueError(
+            f"{source} is damaged ({error}): restore it with 'git checkout -- data'."
+        ) from error
+    if hashlib.md5(content).hexdigest() != CHECKSUMS[target.name]:
+        raise ValueError(
+            f"{source} does not hold the original MNIST file: restore it with "
+            "'git checkout -- data'."
+        )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    beside = target.with_name(f"{target.name}.{os.getpid()}")
+    try:
+        beside.write_bytes(content)
+        os.replace(beside, target)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def load_mnist(train=True, data=DATA):
+    """Load MNIST (LeCun and Cortes, 1998) without touching the network.
+
+    The compressed files in `data/` are unpacked on first use into `data/unpacked/` and checked
+    against the md5 of the originals on every call. If a compressed file is missing, torchvision's
+    mirrors are tried.
+
+    Args:
+        train: True for the 60,000 training pictures, False for the 10,000 test pictures.
+        data: the folder that holds the four `.gz` files.
+
+    Returns:
+        images: uint8 tensor (60000 or 10000, 28, 28), 0 is paper and 255 is ink.
+        labels: int64 tensor (60000 or 10000,), the digits 0 to 9.
+
+    Raises:
+        ValueError: a compressed file is damaged or is not the original.
+        FileNotFoundError: a file is missing and no mirror can be reached.
+    """
+    root = Path(data) / "unpacked"
+    for name in CHECKSUMS:
+        target = root / "MNIST" / "raw" / name
+        packed = Path(data) / f"{name}.gz"
+        if _intact(target):
+            continue
+        if packed.is_file():
+            _install(packed.read_bytes(), packed, target)
+        else:
+            _download(packed, target)
+    dataset = MNIST(root, train=train)
+    return dataset.data, dataset.targets
+
+
+def _download(packed, target):
+    """Fetch one file from torchvision's mirrors; the compressed copy is not kept."""
+    reason = "no mirror is known"
+    for mirror in MNIST.mirrors:
+        try:
+            with urllib.request.urlopen(f"{mirror}{packed.name}", timeout=30) as answer:
+                return _install(answer.read(), f"{mirror}{packed.name}", target)
+        except (OSError, ValueError) as error:  # URLError is an OSError
+            reason = error
+    raise FileNotFoundError(
+        f"{packed.name} is missing and cannot be downloaded ({reason}): put it into "
+        f"{packed.parent} (it is part of this repository, 'git checkout -- data' restores it)."
+    )
+
+
+def load_splits():
+    """Split MNIST the way every notebook does: 55,000 to train, 5,000 to validate, 10,000 to test.
+
+    The validation pictures are the last 5,000 of the training file.
+
+    Returns:
+        A dict of (images, labels) pairs under "train", "validation" and "test": uint8 tensors
+        (n, 28, 28) with values 0 to 255 and int64 tensors (n,).
+    """
+    images, labels = load_mnist(train=True)
+    return {
+        "train": (images[:55_000], labels[:55_000]),
+        "validation": (images[55_000:], labels[55_000:]),
+        "test": load_mnist(train=False),
+    }
+
+
+def to_float(images):
+    """Turn uint8 pictures (n, 28, 28) into float32 (n, 1, 28, 28) with values in [0, 1]."""
+    return images[:, None].to(torch.float32) / 255

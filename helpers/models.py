@@ -1,0 +1,214 @@
+"""The generators: a first MLP (notebook 3), the shapes CVAE (4), the convolutional CVAE (7, 8).
+
+Every generator has `latent`, the size of the vector that carries the variety, `reads`, what its
+prompts are turned into first ("characters" or "sentences"), and `draw(inputs, z)`.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from helpers.characters import CharacterEncoder
+
+
+class FirstGenerator(nn.Module):
+    """Prompt and noise in, picture out, trained with squared error (notebook 3).
+
+    Args:
+        latent: size of the noise vector.
+    """
+
+    reads = "characters"
+
+    def __init__(self, latent=32):
+        super().__init__()
+        self.latent = latent
+        self.reader = CharacterEncoder()  # n×64
+        self.net = nn.Sequential(
+            nn.Linear(64 + latent, 256), nn.BatchNorm1d(256), nn.ReLU(),  # n×256
+            nn.Linear(256, 512), nn.BatchNorm1d(512), nn.ReLU(),          # n×512
+            nn.Linear(512, 784), nn.Sigmoid(),                            # n×784
+            nn.Unflatten(1, (1, 28, 28)),                                 # n×1×28×28
+        )
+
+    def draw(self, tokens, z):
+        """Map tokens (n, 32) and noise (n, latent) to pictures (n, 1, 28, 28) in [0, 1]."""
+        return self.net(torch.cat([self.reader(tokens), z], dim=1))
+
+
+def sample_posterior(mean, log_variance, generator=None):
+    """Reparameterise (Kingma and Welling, 2014): mean + sigma * epsilon, all of shape (n, latent)."""
+    epsilon = torch.randn(mean.shape, generator=generator, device=mean.device)
+    return mean + (log_variance / 2).exp() * epsilon
+
+
+def kl_divergence(mean, log_variance):
+    """KL from N(mean, exp(log_variance)) to N(0, I) in nats: (n, latent) → (n, latent)."""
+    return 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance)
+
+
+def elbo_terms(logits, pictures, mean, log_variance):
+    """Compute both terms of the negative ELBO in nats per picture, averaged over the batch.
+
+    Args:
+        logits: float32 tensor (n, 1, 28, 28), Bernoulli logits of every pixel.
+        pictures: float32 tensor of the same shape with values in [0, 1].
+        mean, log_variance: the posterior, (n, latent) each.
+
+    Returns:
+        reconstruction and kl, two scalars; their sum is the negative ELBO.
+    """
+    cross_entropy = F.binary_cross_entropy_with_logits(logits, pictures, reduction="none")
+    return cross_entropy.sum((1, 2, 3)).mean(), kl_divergence(mean, log_variance).sum(1).mean()
+
+
+class PromptHead(nn.Module):
+    """Turn sentence embeddings into short condition vectors that forget the phrasing (notebook 7).
+
+    Centring and scaling make the components of the embedding about one in size; Gaussian noise in
+    training hides small differences between phrasings; a narrow, normalised output leaves room for
+    the digit and little else. An auxiliary layer reads the digit from that output.
+
+    Args:
+        output: size of the condition vector; its length is the square root of that.
+        noise: standard deviation of the noise in training.
+    """
+
+    def __init__(self, output=16, noise=1.0):
+        super().__init__()
+        self.noise = noise
+        self.register_buffer("centre", torch.zeros(384))
+        self.register_buffer("scale", torch.ones(()))
+        self.net = nn.Sequential(
+            nn.Linear(384, 64), nn.ReLU(),  # n×64
+            nn.Linear(64, output),          # n×16
+        )
+        self.digit = nn.Linear(output, 10)  # auxiliary, for training
+
+    def fit_scale(self, embeddings):
+        """Measure centre and scale on the embeddings (n, 384) of the training captions."""
+        self.centre.copy_(embeddings.mean(0))
+        self.scale.copy_((embeddings - self.centre).square().mean().rsqrt())
+
+    def forward(self, embeddings, generator=None):
+        """Map embeddings (n, 384) to condition vectors (n, output); noise only in training."""
+        x = (embeddings - self.centre) * self.scale
+        if self.training:
+            x = x + self.noise * torch.randn(x.shape, generator=generator, device=x.device)
+        x = self.net(x)
+        return F.normalize(x, dim=1) * x.shape[1] ** 0.5
+
+
+class ShapesCVAE(nn.Module):
+    """Conditional variational autoencoder of the nine shapes (Sohn et al., 2015; notebook 4).
+
+    Args:
+        latent: size of z.
+        strokes: row profiles and column profiles that the decoder multiplies into a picture.
+    """
+
+    reads = "characters"
+
+    def __init__(self, latent=32, strokes=14):
+        super().__init__()
+        self.latent = latent
+        self.reader = CharacterEncoder()             # n×64
+        self.encoder = nn.Sequential(
+            nn.Linear(784 + 64, 512), nn.SiLU(),     # n×512
+            nn.Linear(512, 256), nn.SiLU(),          # n×256
+            nn.Linear(256, 2 * latent),              # n×64: mean and log variance
+        )
+        self.decoder = nn.Sequential(
+            nn.Linear(latent + 64, 256), nn.SiLU(),  # n×256
+            nn.Linear(256, 512), nn.SiLU(),          # n×512
+            nn.Linear(512, 2 * strokes * 28),        # n×784
+            nn.Unflatten(1, (2, strokes, 28)),       # n×2×14×28: profiles of rows and of columns
+        )
+        self.paper = nn.Parameter(torch.full((1, 28, 28), -2.0))  # the logits of empty paper
+
+    def encode(self, pictures, condition):
+        """Map pictures (n, 1, 28, 28) and condition (n, 64) to mean and log variance (n, latent)."""
+        return self.encoder(torch.cat([pictures.flatten(1), condition], dim=1)).chunk(2, dim=1)
+
+    def decode(self, z, condition):
+        """Map z (n, latent) and condition (n, 64) to pixel logits (n, 1, 28, 28)."""
+        rows, columns = self.decoder(torch.cat([z, condition], dim=1)).unbind(1)
+        return (rows.transpose(1, 2) @ columns)[:, None] + self.paper
+
+    def forward(self, pictures, tokens, generator=None):
+        """Reconstruct: logits (n, 1, 28, 28), mean and log variance (n, latent)."""
+        condition = self.reader(tokens)
+        mean, log_variance = self.encode(pictures, condition)
+        z = sample_posterior(mean, log_variance, generator)
+        return self.decode(z, condition), mean, log_variance
+
+    def draw(self, tokens, z):
+        """Map tokens (n, 32) and latents (n, latent) to mean pictures (n, 1, 28, 28) in [0, 1]."""
+        return self.decode(z, self.reader(tokens)).sigmoid()
+
+
+class ConvCVAE(nn.Module):
+    """Convolutional CVAE of digits, conditioned on a sentence (notebooks 7 and 8).
+
+    Args:
+        latent: size of z.
+        condition: size of the condition vector.
+        film: whether the condition also modulates the decoder's feature maps (FiLM, Perez et al.,
+            2018); otherwise it is concatenated to z and nothing more.
+    """
+
+    reads = "sentences"
+
+    def __init__(self, latent=20, condition=16, film=True):
+        super().__init__()
+        self.latent = latent
+        self.head = PromptHead(condition)                              # n×16
+        self.convolutions = nn.Sequential(
+            nn.Conv2d(1, 32, 3, stride=2, padding=1), nn.SiLU(),       # n×32×14×14
+            nn.Conv2d(32, 64, 3, stride=2, padding=1), nn.SiLU(),      # n×64×7×7
+            nn.Flatten(),                                              # n×3136
+        )
+        self.posterior = nn.Sequential(
+            nn.Linear(3136 + condition, 512), nn.SiLU(),               # n×512
+            nn.Linear(512, 2 * latent),                                # n×40
+        )
+        self.expand = nn.Sequential(
+            nn.Linear(latent + condition, 512), nn.SiLU(),             # n×512
+            nn.Linear(512, 3136), nn.SiLU(),                           # n×3136
+            nn.Unflatten(1, (64, 7, 7)),                               # n×64×7×7
+        )
+        self.film1 = nn.Linear(condition, 2 * 64) if film else None    # n×128
+        self.up1 = nn.ConvTranspose2d(64, 32, 4, stride=2, padding=1)  # n×32×14×14
+        self.film2 = nn.Linear(condition, 2 * 32) if film else None    # n×64
+        self.up2 = nn.ConvTranspose2d(32, 1, 4, stride=2, padding=1)   # n×1×28×28
+
+    def encode(self, pictures, condition):
+        """Map pictures (n, 1, 28, 28) and condition (n, 16) to mean and log variance (n, latent)."""
+        h = torch.cat([self.convolutions(pictures), condition], dim=1)
+        return self.posterior(h).chunk(2, dim=1)
+
+    def decode(self, z, condition):
+        """Map z (n, latent) and condition (n, 16) to pixel logits (n, 1, 28, 28)."""
+        h = self.expand(torch.cat([z, condition], dim=1))
+        h = modulate(h, self.film1, condition)
+        h = F.silu(modulate(self.up1(h), self.film2, condition))
+        return self.up2(h)
+
+    def forward(self, pictures, embeddings, generator=None):
+        """Reconstruct: logits (n, 1, 28, 28), mean and log variance (n, latent)."""
+        condition = self.head(embeddings, generator)
+        mean, log_variance = self.encode(pictures, condition)
+        z = sample_posterior(mean, log_variance, generator)
+        return self.decode(z, condition), mean, log_variance
+
+    def draw(self, embeddings, z):
+        """Map embeddings (n, 384) and latents (n, latent) to pictures (n, 1, 28, 28) in [0, 1]."""
+        return self.decode(z, self.head(embeddings)).sigmoid()
+
+
+def modulate(maps, film, condition):
+    """Scale and shift feature maps (n, c, h, w) as the condition says; without `film`, return them."""
+    if film is None:
+        return maps
+    gain, shift = film(condition)[:, :, None, None].chunk(2, dim=1)  # n×c×1×1 each
+    return maps * (1 + gain) + shift

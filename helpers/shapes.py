@@ -1,0 +1,162 @@
+"""Nine prompts and the programs that draw them, vectorised over a whole batch (notebook 1)."""
+
+import torch
+from torch.utils.data import Dataset
+
+SIDE = 28
+ROWS = torch.arange(SIDE)[None, :, None]     # 1×28×1
+COLUMNS = torch.arange(SIDE)[None, None, :]  # 1×1×28
+
+
+def integers(low, high, n, generator):
+    """Draw n uniform integers from low to high, both included: int64 tensor (n, 1, 1)."""
+    return torch.randint(low, high + 1, (n, 1, 1), generator=generator)
+
+
+def between(low, values, high):
+    """Mark where low <= values <= high: bool tensor of the broadcast shape."""
+    return (low <= values) & (values <= high)
+
+
+def draw_horizontal_line(n, generator):
+    """Row 5-22, 1-2 rows thick, from column 0-4 to column 22-26: bool tensor (n, 28, 28)."""
+    row, extra = integers(5, 22, n, generator), integers(0, 1, n, generator)
+    start, end = integers(0, 4, n, generator), integers(22, 26, n, generator)
+    return between(row, ROWS, row + extra) & between(start, COLUMNS, end)
+
+
+def draw_vertical_line(n, generator):
+    """Turn the horizontal line: bool tensor (n, 28, 28)."""
+    return draw_horizontal_line(n, generator).transpose(1, 2)
+
+
+def draw_two_vertical_lines(n, generator):
+    """Columns 4-9 and 18-23, both from row 2-5 to row 21-24: bool tensor (n, 28, 28)."""
+    left, right = integers(4, 9, n, generator), integers(18, 23, n, generator)
+    top, bottom = integers(2, 5, n, generator), integers(21, 24, n, generator)
+    return ((COLUMNS == left) | (COLUMNS == right)) & between(top, ROWS, bottom)
+
+
+def draw_diagonal_line(n, generator):
+    """Corner to corner in either direction, two wide, shifted by -3 to 3: bool (n, 28, 28)."""
+    shift, mirrored = integers(-3, 3, n, generator), integers(0, 1, n, generator)
+    columns = torch.where(mirrored == 1, SIDE - 1 - COLUMNS, COLUMNS)
+    return between(0, columns - ROWS - shift, 1)
+
+
+def draw_cross(n, generator):
+    """Draw an upright plus: centre 14±3 in x and y, arms of 6-9. Bool tensor (n, 28, 28)."""
+    y, x = integers(11, 17, n, generator), integers(11, 17, n, generator)
+    arm = integers(6, 9, n, generator)
+    upright = (COLUMNS == x) & between(y - arm, ROWS, y + arm)
+    level = (ROWS == y) & between(x - arm, COLUMNS, x + arm)
+    return upright | level
+
+
+def draw_circle(n, generator):
+    """Draw an outline: centre 14±4 in x and y, radius 5-10. Bool tensor (n, 28, 28)."""
+    y, x = integers(10, 18, n, generator), integers(10, 18, n, generator)
+    radius = integers(5, 10, n, generator)
+    distance = ((ROWS - y) ** 2 + (COLUMNS - x) ** 2).sqrt()
+    return distance.round() == radius
+
+
+def draw_square(n, generator):
+    """Draw an outline: side 8-15, wholly inside a margin of 2. Bool tensor (n, 28, 28)."""
+    side = integers(8, 15, n, generator)
+    room = SIDE - 2 * 2 - side + 1  # how many places the upper left corner can take
+    top = 2 + (torch.rand(n, 1, 1, generator=generator) * room).long()
+    left = 2 + (torch.rand(n, 1, 1, generator=generator) * room).long()
+    bottom, right = top + side - 1, left + side - 1
+    filled = between(top, ROWS, bottom) & between(left, COLUMNS, right)
+    hole = between(top + 1, ROWS, bottom - 1) & between(left + 1, COLUMNS, right - 1)
+    return filled & ~hole
+
+
+def draw_dense_center(n, generator):
+    """Draw a Gaussian blob: centre 14±2, sigma 3-6, maximum 1. Float tensor (n, 28, 28)."""
+    y, x = integers(12, 16, n, generator), integers(12, 16, n, generator)
+    sigma = 3 + 3 * torch.rand(n, 1, 1, generator=generator)
+    return torch.exp(-((ROWS - y) ** 2 + (COLUMNS - x) ** 2) / (2 * sigma**2))
+
+
+def draw_sparse_dots(n, generator):
+    """Light 5-15 different pixels anywhere: bool tensor (n, 28, 28)."""
+    lit = integers(5, 15, n, generator).view(n, 1)
+    places = torch.rand(n, SIDE * SIDE, generator=generator).topk(15).indices  # 15 different ones
+    pictures = torch.zeros(n, SIDE * SIDE, dtype=torch.bool)
+    return pictures.scatter(1, places, torch.arange(15) < lit).view(n, SIDE, SIDE)
+
+
+DRAW = {
+    "horizontal line": draw_horizontal_line,
+    "vertical line": draw_vertical_line,
+    "two vertical lines": draw_two_vertical_lines,
+    "diagonal line": draw_diagonal_line,
+    "cross": draw_cross,
+    "circle": draw_circle,
+    "square": draw_square,
+    "dense center": draw_dense_center,
+    "sparse dots": draw_sparse_dots,
+}
+PROMPTS = tuple(DRAW)
+
+
+def draw_shapes(prompt, n=1, seed=0):
+    """Draw n pictures of one prompt.
+
+    Args:
+        prompt: one of the nine in `PROMPTS`.
+        n: how many pictures, at least 1.
+        seed: a whole number, or a `torch.Generator` that is to be used up further.
+
+    Returns:
+        float32 tensor (n, 28, 28) with values in [0, 1]; 1 is ink.
+
+    Raises:
+        ValueError: the prompt is not one of the nine, or n is below 1.
+    """
+    if prompt not in DRAW:
+        raise ValueError(f"{prompt!r} is not one of the nine prompts: {', '.join(PROMPTS)}.")
+    if not isinstance(n, int) or isinstance(n, bool) or n < 1:
+        raise ValueError(f"n is {n!r}: ask for a whole number of pictures, at least 1.")
+    generator = seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
+    return DRAW[prompt](n, generator).float()
+
+
+def draw_all_shapes(per_prompt, generator):
+    """Draw fresh pictures of every prompt, sorted by prompt.
+
+    Args:
+        per_prompt: how many pictures of each prompt.
+        generator: a `torch.Generator`, used up further.
+
+    Returns:
+        pictures: float32 tensor (9 * per_prompt, 28, 28) with values in [0, 1].
+        prompt_ids: int64 tensor (9 * per_prompt,), places in `PROMPTS`.
+    """
+    pictures = torch.cat([draw_shapes(prompt, per_prompt, generator) for prompt in PROMPTS])
+    return pictures, torch.arange(len(PROMPTS)).repeat_interleave(per_prompt)
+
+
+class ShapesDataset(Dataset):
+    """Nine prompts, drawn on the fly: item i is always the same picture.
+
+    Args:
+        per_prompt: pictures of each prompt; the length is nine times that.
+        seed: a whole number; another one gives other pictures.
+    """
+
+    def __init__(self, per_prompt=500, seed=0):
+        self.per_prompt = per_prompt
+        self.seed = seed
+
+    def __len__(self):
+        return len(PROMPTS) * self.per_prompt
+
+    def __getitem__(self, i):
+        """Return (picture, prompt): float32 (28, 28) in [0, 1] and the prompt as text."""
+        if not 0 <= i < len(self):
+            raise IndexError(f"There is no item {i}: the items are 0 to {len(self) - 1}.")
+        prompt = PROMPTS[i // self.per_prompt]
+        return draw_shapes(prompt, 1, self.seed * len(self) + i)[0], prompt

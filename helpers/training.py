@@ -1,0 +1,361 @@
+"""Training a CVAE: annealing, schedule, averaged weights, history, stop and resume (notebook 8)."""
+
+import copy
+import csv
+import json
+import math
+import os
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from tqdm.auto import tqdm
+
+from helpers.characters import CharacterTokenizer
+from helpers.mnist import to_float
+from helpers.models import elbo_terms
+from helpers.shapes import PROMPTS, draw_all_shapes
+
+
+# How the released checkpoints are trained; the batches are in helpers/release.py.
+SHAPES_RECIPE = {"epochs": 130, "steps": 90, "beta": 3.0, "share": 0.4, "rate": 2e-3, "seed": 0}
+MNIST_RECIPE = {"epochs": 12, "steps": 220, "beta": 2.0, "share": 0.3, "rate": 3e-3, "seed": 0}
+
+
+def shape_batches(tokens, per_prompt, batch, generator):
+    """Draw one epoch of fresh shapes in random order.
+
+    Args:
+        tokens: int64 tensor (9, 32), the nine prompts as tokens.
+        per_prompt: pictures of each prompt.
+        batch: pictures in a batch; an incomplete last batch is left out.
+        generator: a `torch.Generator`, used up further.
+
+    Yields:
+        pictures (batch, 1, 28, 28) in [0, 1], tokens (batch, 32).
+    """
+    pictures, prompt_ids = draw_all_shapes(per_prompt, generator)
+    order = torch.randperm(len(pictures), generator=generator)
+    for rows in order[: len(order) // batch * batch].split(batch):
+        yield pictures[rows, None], tokens[prompt_ids[rows]]
+
+
+def caption_batches(images, labels, embeddings, batch, generator):
+    """Go once through MNIST in random order, with a random caption for every picture.
+
+    Args:
+        images: uint8 tensor (n, 28, 28).
+        labels: int64 tensor (n,).
+        embeddings: float32 tensor (10, c, 384): c encoded captions for each digit.
+        batch: pictures in a batch; an incomplete last batch is left out.
+        generator: a `torch.Generator`, used up further.
+
+    Yields:
+        pictures (batch, 1, 28, 28) in [0, 1], embeddings (batch, 384).
+    """
+    order = torch.randperm(len(images), generator=generator)
+    for rows in order[: len(order) // batch * batch].split(batch):
+        digits = labels[rows]
+        captions = torch.randint(embeddings.shape[1], digits.shape, generator=generator)
+        yield to_float(images[rows]), embeddings[digits, captions]
+
+
+def group_by_digit(embeddings, digits):
+    """Sort encoded captions (n, 384) by the digit they name: float32 tensor (10, n / 10, 384)."""
+    return torch.stack([embeddings[digits == digit] for digit in range(10)])
+
+
+def train_head(head, embeddings, digits, steps=1500, batch=256, rate=2e-3, seed=0):
+    """Teach a prompt head to read the digit and to forget the phrasing, then freeze it.
+
+    The loss is the cross entropy of the auxiliary layer plus the squared distance between each
+    condition vector and the mean of its digit in the batch.
+
+    Args:
+        head: a `PromptHead`; its weights are changed and then frozen.
+        embeddings: float32 tensor (n, 384), encoded training captions.
+        digits: int64 tensor (n,), what they name.
+        steps, batch, rate: how long, how many captions a step, and the first learning rate, which
+            falls in a straight line to 0.
+        seed: for the order and the noise.
+
+    Returns:
+        A list with the loss of each step.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    head.fit_scale(embeddings)
+    head.train()
+    optimizer = torch.optim.Adam(head.parameters(), lr=rate, fused=True)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=steps)
+    losses = []
+    for _ in range(steps):
+        rows = torch.randint(len(embeddings), (batch,), generator=generator)
+        condition = head(embeddings[rows], generator)
+        member = F.one_hot(digits[rows], 10).float()
+        centres = member.T @ condition / member.sum(0).clamp(min=1)[:, None]  # 10×16
+        pull = (condition - member @ centres).square().sum(1).mean()
+        loss = F.cross_entropy(head.digit(condition), digits[rows]) + 0.2 * pull
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        losses.append(loss.item())
+    head.requires_grad_(False)
+    return losses
+
+
+def warm_up(progress, beta, share):
+    """Raise the weight of the KL in a straight line from 0 to beta (Bowman et al., 2016).
+
+    Args:
+        progress: how much of the training is done, 0 to 1.
+        beta: the final weight.
+        share: the part of the training that the rise takes; 0 means beta from the start.
+    """
+    return beta * min(1.0, progress / share) if share else beta
+
+
+@torch.no_grad()
+def update_average(average, model, step, decay=0.999):
+    """Move averaged weights a little towards the current ones (Polyak and Juditsky, 1992).
+
+    Early on the average moves faster, so that it forgets the untrained start.
+    """
+    decay = min(decay, (1 + step) / (10 + step))
+    for mean, current in zip(average.parameters(), model.parameters(), strict=True):
+        mean.lerp_(current, 1 - decay)
+
+
+def loss_terms(model, pictures, inputs, generator):
+    """Compute both terms of a CVAE's negative ELBO, in nats per picture.
+
+    Args:
+        model: a `ShapesCVAE` or a `ConvCVAE`.
+        pictures: float32 tensor (n, 1, 28, 28) with values in [0, 1].
+        inputs: tokens (n, 32) or embeddings (n, 384), whichever the model reads.
+        generator: a `torch.Generator` for the posterior and the prompt head's noise.
+
+    Returns:
+        reconstruction and kl, two scalars averaged over the batch.
+    """
+    logits, mean, log_variance = model(pictures, inputs, generator)
+    return elbo_terms(logits, pictures, mean, log_variance)
+
+
+@torch.no_grad()
+def validate(model, batches):
+    """Measure the negative ELBO in nats per picture on batches that training never sees.
+
+    The posterior's noise is pinned, so two models meet the same draws. Training mode is restored.
+    """
+    training = model.training
+    model.eval()
+    generator = torch.Generator().manual_seed(0)
+    terms = [torch.stack(loss_terms(model, *batch, generator)) for batch in batches]
+    model.train(training)
+    reconstruction, kl = torch.stack(terms).mean(0).tolist()
+    return {
+        "validation reconstruction": reconstruction,
+        "validation kl": kl,
+        "validation loss": reconstruction + kl,
+    }
+
+
+def train_cvae(  # noqa: PLR0917
+    model, batches, epochs, steps, beta=1.0, share=0.2, rate=2e-3, seed=0,
+    validation=(), after_epoch=None, folder=None, patience=None,
+):
+    """Train a CVAE: fused Adam, one-cycle learning rate, KL warm-up, averaged weights.
+
+    Args:
+        model: a `ShapesCVAE` or a `ConvCVAE`; its weights are changed.
+        batches: a function from a `torch.Generator` to one epoch of (pictures, inputs).
+        epochs: passes to make in all.
+        steps: batches in an epoch.
+        beta: final weight of the KL (Higgins et al., 2017); 1 gives the ELBO.
+        share: the part of the training in which the weight rises from 0.
+        rate: the highest learning rate of the one-cycle schedule (Smith and Topin, 2018).
+        seed: for order, captions and noise.
+        validation: batches to validate the averaged weights on after each epoch.
+        after_epoch: called with (averaged model, number of epochs done).
+        folder: where to keep `last.safetensors`, `best.safetensors` and `history.csv`; if a
+            `last.safetensors` is there, training goes on from it.
+        patience: stop after this many epochs without a better validation loss.
+
+    Returns:
+        average: the model with averaged weights, in evaluation mode.
+        history: a list with one dict of numbers for each epoch.
+
+    Raises:
+        ValueError: `folder` holds the state of another training.
+        FloatingPointError: the loss is not a number any more.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    average = copy.deepcopy(model).eval()
+    optimizer = torch.optim.Adam(model.parameters(), fused=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=epochs * steps + 1)
+    state = (model, average, optimizer, schedule, generator)
+    history = resume_run(folder, *state) if folder else []
+    with tqdm(total=epochs * steps, initial=len(history) * steps, desc="training") as bar:
+        while len(history) < epochs and not out_of_patience(history, patience):
+            row = train_epoch(*state, batches, epochs * steps, beta, share, bar)
+            row["epoch"] = len(history) + 1
+            if validation:
+                row |= validate(average, validation)
+            history.append(row)
+            if after_epoch:
+                after_epoch(average, len(history))
+            if folder:
+                save_run(folder, *state, history)
+    return average, history
+
+
+def train_epoch(model, average, optimizer, schedule, generator, batches, total, beta, share, bar):
+    """Make one pass over the batches; return the mean of each loss term and the settings."""
+    model.train()
+    start, sums, count = time.perf_counter(), torch.zeros(2), 0
+    for batch in batches(generator):
+        step = schedule.last_epoch
+        weight = warm_up(step / total, beta, share)
+        reconstruction, kl = loss_terms(model, *batch, generator)
+        loss = reconstruction + weight * kl
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        update_average(average, model, step)
+        sums += torch.stack([reconstruction, kl]).detach()
+        count += 1
+        bar.update()
+        if count % 20 == 0:
+            check_loss(loss.item(), step)
+            bar.set_postfix(loss=f"{loss.item():.1f}")
+    means = (sums / count).tolist()
+    return {
+        "reconstruction": means[0], "kl": means[1], "beta": weight,
+        "learning rate": schedule.get_last_lr()[0], "seconds": time.perf_counter() - start,
+    }
+
+
+def check_loss(loss, step):
+    """Stop a training whose loss is no number any more, with a sentence that says what to do."""
+    if not math.isfinite(loss):
+        raise FloatingPointError(
+            f"The loss is {loss} at step {step}: lower the learning rate and start again."
+        )
+
+
+def out_of_patience(history, patience):
+    """Say whether the last `patience` epochs brought no better validation loss."""
+    if not patience or len(history) <= patience:
+        return False
+    losses = [row["validation loss"] for row in history]
+    return min(losses[-patience:]) >= min(losses[:-patience])
+
+
+def save_run(folder, model, average, optimizer, schedule, generator, history):
+    """Keep all that resuming needs, as safetensors; each file appears only when complete."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    state = optimizer.state_dict()
+    tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
+    tensors |= {f"average.{k}": v for k, v in average.state_dict().items()}
+    tensors |= {f"adam.{i}.{k}": v for i, d in state["state"].items() for k, v in d.items()}
+    tensors["generator"] = generator.get_state()
+    facts = {"groups": state["param_groups"], "schedule": schedule.state_dict(), "history": history}
+    write_safetensors(folder / "last.safetensors", tensors, {"facts": json.dumps(facts)})
+    losses = [row.get("validation loss", row["reconstruction"] + row["kl"]) for row in history]
+    if losses[-1] == min(losses):
+        write_safetensors(folder / "best.safetensors", average.state_dict(), {})
+    write_history(folder / "history.csv", history)
+
+
+def resume_run(folder, model, average, optimizer, schedule, generator):
+    """Restore what `save_run` kept, in place; return the history (empty if there is none)."""
+    path = Path(folder) / "last.safetensors"
+    if not path.is_file():
+        return []
+    try:
+        with safe_open(path, "pt") as file:
+            facts = json.loads(file.metadata()["facts"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+        part = {k: {} for k in ("model", "average", "adam")}
+        for name, tensor in tensors.items():
+            head, _, rest = name.partition(".")
+            if rest:
+                part[head][rest] = tensor
+        if facts["schedule"]["total_steps"] != schedule.total_steps:
+            raise ValueError("another number of steps")
+        model.load_state_dict(part["model"])
+        average.load_state_dict(part["average"])
+    except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise ValueError(
+            f"{path} does not fit this training: delete the folder to start anew. ({error})"
+        ) from error
+    adam = {}
+    for name, tensor in part["adam"].items():
+        index, key = name.split(".")
+        adam.setdefault(int(index), {})[key] = tensor
+    optimizer.load_state_dict({"state": adam, "param_groups": facts["groups"]})
+    schedule.load_state_dict(facts["schedule"])
+    generator.set_state(tensors["generator"])
+    return facts["history"]
+
+
+def write_safetensors(path, tensors, metadata):
+    """Write tensors beside the path, then rename, so that no reader meets half a file."""
+    beside = path.with_name(f"{path.name}.{os.getpid()}")
+    save_file({name: t.contiguous() for name, t in tensors.items()}, beside, metadata)
+    os.replace(beside, path)
+
+
+def write_history(path, history):
+    """Write the history as CSV, one line for each epoch; the file is replaced when complete."""
+    beside = path.with_name(f"{path.name}.{os.getpid()}")
+    with beside.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(history[0]))
+        writer.writeheader()
+        writer.writerows(history)
+    os.replace(beside, path)
+
+
+def train_first_generator(model, epochs=100, per_prompt=500, batch=64, seed=0):
+    """Train reader and decoder together with squared error on fresh shapes (notebook 3).
+
+    Args:
+        model: a `FirstGenerator`; it is trained in place and left in evaluation mode.
+        epochs: how many times a new set of pictures is drawn and gone through.
+        per_prompt: pictures of each of the nine prompts in an epoch.
+        batch: pictures per step.
+        seed: for pictures, order and noise. The weights are the caller's: seed torch before
+            building the model.
+
+    Returns:
+        A list with the mean squared error per pixel of each epoch.
+
+    Raises:
+        ValueError: an epoch has fewer pictures than one batch.
+    """
+    if batch > 9 * per_prompt:
+        raise ValueError(f"{9 * per_prompt} pictures do not fill a batch of {batch}: draw more.")
+    generator = torch.Generator().manual_seed(seed)
+    tokens = CharacterTokenizer().encode(PROMPTS)
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
+    losses = []
+    model.train()
+    for _ in (bar := tqdm(range(epochs), desc="training")):
+        epoch = []
+        for pictures, asked in shape_batches(tokens, per_prompt, batch, generator):
+            noise = torch.randn(batch, model.latent, generator=generator)
+            loss = F.mse_loss(model.draw(asked, noise), pictures)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            epoch.append(loss.item())
+        losses.append(sum(epoch) / len(epoch))
+        bar.set_postfix(loss=f"{losses[-1]:.4f}")
+    model.eval()
+    return losses
