@@ -69,16 +69,16 @@ def run_draw(arguments):
 
 def run_train(arguments):
     """Train one of the released checkpoints again."""
-    from helpers.training import train_released  # noqa: PLC0415
+    from helpers.release import train_released  # noqa: PLC0415
 
     train_released(arguments.name)
 
 
 def run_evaluate(arguments):
     """Measure one of the released checkpoints."""
-    from helpers.metrics import evaluate_released  # noqa: PLC0415
-
     load_checkpoint(arguments.name)  # an unknown name is refused before anything slow is imported
+    from helpers.release import evaluate_released  # noqa: PLC0415
+
     evaluate_released(arguments.name)
 
 

@@ -9,8 +9,9 @@ from safetensors.torch import load
 from torch import nn
 from tqdm.auto import tqdm
 
+from helpers.characters import CharacterTokenizer
 from helpers.mnist import to_float
-from helpers.shapes import draw_all_shapes
+from helpers.shapes import PROMPTS, draw_all_shapes, draw_shapes
 
 JUDGE = Path(__file__).resolve().parents[1] / "checkpoints" / "judges" / "digits.safetensors"
 JUDGE_SHA256 = "ce9cddc64cad320690796023ae6d04188a7a010b4c19b54d8e995831dc97f2aa"
@@ -160,3 +161,28 @@ def prompt_accuracy(model, inputs, digits, judge, n=10_000, seed=0):
         shares.append((name_digits(judge, pictures) == digit).float().mean())
     shares = torch.stack(shares)
     return shares.mean().item(), shares
+
+
+@torch.no_grad()
+def shape_accuracy_and_variety(model, judge, n=500):
+    """Judge what a generator of shapes draws straight from the prior, and how much it varies.
+
+    Args:
+        model: a generator in evaluation mode that reads tokens.
+        judge: a `ShapeJudge`.
+        n: pictures of each prompt.
+
+    Returns:
+        accuracies: float32 tensor (9,), the share of pixel-sampled pictures that show the prompt.
+        ratios: float32 tensor (9,), the variance of the mean pictures over that of the program's.
+    """
+    tokens = CharacterTokenizer().encode(PROMPTS)
+    z = torch.randn(n, model.latent, generator=torch.Generator().manual_seed(0))
+    toss = torch.Generator().manual_seed(1)
+    accuracies, ratios = torch.zeros(9), torch.zeros(9)
+    for k, prompt in enumerate(PROMPTS):
+        pictures = model.draw(tokens[[k]].expand(n, -1), z)
+        named = name_digits(judge, pictures.bernoulli(generator=toss))
+        accuracies[k] = (named == k).float().mean()
+        ratios[k] = pictures.var(0).mean() / draw_shapes(prompt, n, seed=5).var(0).mean()
+    return accuracies, ratios

@@ -37,7 +37,7 @@ class FirstGenerator(nn.Module):
 
 
 def sample_posterior(mean, log_variance, generator=None):
-    """Reparameterise (Kingma and Welling, 2014): mean + sigma * epsilon, all of shape (n, latent)."""
+    """Reparameterise (Kingma and Welling, 2014): mean + sigma * epsilon, all (n, latent)."""
     epsilon = torch.randn(mean.shape, generator=generator, device=mean.device)
     return mean + (log_variance / 2).exp() * epsilon
 
@@ -127,7 +127,7 @@ class ShapesCVAE(nn.Module):
         self.paper = nn.Parameter(torch.full((1, 28, 28), -2.0))  # the logits of empty paper
 
     def encode(self, pictures, condition):
-        """Map pictures (n, 1, 28, 28) and condition (n, 64) to mean and log variance (n, latent)."""
+        """Map pictures (n, 1, 28, 28), condition (n, 64) to mean, log variance (n, latent)."""
         return self.encoder(torch.cat([pictures.flatten(1), condition], dim=1)).chunk(2, dim=1)
 
     def decode(self, z, condition):
@@ -147,8 +147,16 @@ class ShapesCVAE(nn.Module):
         return self.decode(z, self.reader(tokens)).sigmoid()
 
 
-class ConvCVAE(nn.Module):
-    """Convolutional CVAE of digits, conditioned on a sentence (notebooks 7 and 8).
+def modulate(maps, film, condition):
+    """Scale and shift feature maps (n, c, h, w) as the condition says, if there is a `film`."""
+    if film is None:
+        return maps
+    gain, shift = film(condition)[:, :, None, None].chunk(2, dim=1)  # n×c×1×1 each
+    return maps * (1 + gain) + shift
+
+
+class ConvLayers(nn.Module):
+    """The layers of `ConvCVAE`, in the order in which a picture meets them (notebook 7).
 
     Args:
         latent: size of z.
@@ -156,8 +164,6 @@ class ConvCVAE(nn.Module):
         film: whether the condition also modulates the decoder's feature maps (FiLM, Perez et al.,
             2018); otherwise it is concatenated to z and nothing more.
     """
-
-    reads = "sentences"
 
     def __init__(self, latent=20, condition=16, film=True):
         super().__init__()
@@ -182,8 +188,17 @@ class ConvCVAE(nn.Module):
         self.film2 = nn.Linear(condition, 2 * 32) if film else None    # n×64
         self.up2 = nn.ConvTranspose2d(32, 1, 4, stride=2, padding=1)   # n×1×28×28
 
+
+class ConvCVAE(ConvLayers):
+    """Convolutional CVAE of digits, conditioned on a sentence (notebooks 7 and 8).
+
+    Takes the arguments of `ConvLayers`, which holds its layers; here are the ways through them.
+    """
+
+    reads = "sentences"
+
     def encode(self, pictures, condition):
-        """Map pictures (n, 1, 28, 28) and condition (n, 16) to mean and log variance (n, latent)."""
+        """Map pictures (n, 1, 28, 28), condition (n, 16) to mean, log variance (n, latent)."""
         h = torch.cat([self.convolutions(pictures), condition], dim=1)
         return self.posterior(h).chunk(2, dim=1)
 
@@ -204,11 +219,3 @@ class ConvCVAE(nn.Module):
     def draw(self, embeddings, z):
         """Map embeddings (n, 384) and latents (n, latent) to pictures (n, 1, 28, 28) in [0, 1]."""
         return self.decode(z, self.head(embeddings)).sigmoid()
-
-
-def modulate(maps, film, condition):
-    """Scale and shift feature maps (n, c, h, w) as the condition says; without `film`, return them."""
-    if film is None:
-        return maps
-    gain, shift = film(condition)[:, :, None, None].chunk(2, dim=1)  # n×c×1×1 each
-    return maps * (1 + gain) + shift

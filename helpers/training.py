@@ -19,7 +19,6 @@ from helpers.mnist import to_float
 from helpers.models import elbo_terms
 from helpers.shapes import PROMPTS, draw_all_shapes
 
-
 # How the released checkpoints are trained; the batches are in helpers/release.py.
 SHAPES_RECIPE = {"epochs": 130, "steps": 90, "beta": 3.0, "share": 0.4, "rate": 2e-3, "seed": 0}
 MNIST_RECIPE = {"epochs": 12, "steps": 220, "beta": 2.0, "share": 0.3, "rate": 3e-3, "seed": 0}
@@ -164,7 +163,7 @@ def validate(model, batches):
     }
 
 
-def train_cvae(  # noqa: PLR0917
+def train_cvae(
     model, batches, epochs, steps, beta=1.0, share=0.2, rate=2e-3, seed=0,
     validation=(), after_epoch=None, folder=None, patience=None,
 ):
@@ -206,10 +205,10 @@ def train_cvae(  # noqa: PLR0917
             if validation:
                 row |= validate(average, validation)
             history.append(row)
-            if after_epoch:
-                after_epoch(average, len(history))
             if folder:
                 save_run(folder, *state, history)
+            if after_epoch:
+                after_epoch(average, len(history))
     return average, history
 
 
@@ -234,6 +233,7 @@ def train_epoch(model, average, optimizer, schedule, generator, batches, total, 
             check_loss(loss.item(), step)
             bar.set_postfix(loss=f"{loss.item():.1f}")
     means = (sums / count).tolist()
+    check_loss(sum(means), step)
     return {
         "reconstruction": means[0], "kl": means[1], "beta": weight,
         "learning rate": schedule.get_last_lr()[0], "seconds": time.perf_counter() - start,

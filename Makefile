@@ -1,0 +1,61 @@
+# Prompt to Pixels. `make` alone lists what there is.
+
+VENV   ?= .venv
+PYTHON ?= python3
+RUN    := $(VENV)/bin/python
+STAMP  := $(VENV)/.installed
+
+# The prompt travels in the environment, as typed: neither make nor the shell reads it as text.
+unexport PROMPT
+export DRAW_PROMPT := $(value PROMPT)
+
+.PHONY: help lab install test test-quick draw refresh
+
+help:
+	@echo 'make lab                    install what is missing and open the notebooks in JupyterLab'
+	@echo 'make draw PROMPT="a seven"  draw in the terminal and write a PNG to outputs/'
+	@echo 'make test                   check everything, every notebook included (takes minutes)'
+	@echo 'make test-quick             the same without running the notebooks'
+	@echo 'make install                only make the environment in $(VENV)'
+	@echo 'make refresh                run the notebooks and keep their outputs (NOTEBOOK=path for one)'
+
+install: $(STAMP)
+
+# A mark stands in the environment while pip works on it. One that still bears it was interrupted and
+# is made anew; one that is older than pyproject.toml is brought up to date.
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "This needs Python 3.11 or newer, and '$(PYTHON)' is not: name another one, as in  make install PYTHON=python3.12" >&2; \
+	  exit 2; }
+	@if test -e "$(VENV)/.unfinished"; then \
+	  echo "$(VENV) was never finished: starting again."; rm -rf "$(VENV)"; fi
+	@mkdir -p "$(VENV)" && touch "$(VENV)/.unfinished"
+	$(PYTHON) -m venv "$(VENV)"
+	"$(RUN)" -m pip install --disable-pip-version-check -e ".[test]"
+	@mv "$(VENV)/.unfinished" "$(STAMP)" && touch "$(STAMP)"
+
+# Started by root, Jupyter wants to hear that this is meant; without a display it only prints its
+# address. LAB takes further options, as in LAB="--ip 0.0.0.0 --port 9000" for a container.
+lab: install
+	@options=; \
+	if test "$$(id -u)" = 0; then options=--allow-root; fi; \
+	if test -n "$$SSH_CONNECTION" || { test "$$(uname)" != Darwin && \
+	  test -z "$$DISPLAY$$WAYLAND_DISPLAY$$BROWSER"; }; then options="$$options --no-browser"; fi; \
+	exec "$(RUN)" -m jupyterlab --ServerApp.root_dir=notebooks --LabApp.news_url=None \
+	  --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate $$options $(LAB)
+
+test: install
+	"$(RUN)" -m ruff check helpers tests notebooks
+	"$(RUN)" -m pytest
+
+test-quick: install
+	"$(RUN)" -m ruff check helpers tests notebooks
+	"$(RUN)" -m pytest tests
+
+draw: install
+	@if test -z "$$DRAW_PROMPT"; then \
+	  echo 'Say what to draw, as in  make draw PROMPT="a seven"' >&2; exit 2; fi
+	@"$(RUN)" -m helpers draw --out outputs -- "$$DRAW_PROMPT"
+
+refresh: install
+	"$(RUN)" tests/refresh.py $(NOTEBOOK)

@@ -1,0 +1,340 @@
+"""The notebooks as documents, and the floors of helpers. Nothing is executed here."""
+
+import ast
+import re
+import statistics
+from pathlib import Path
+
+import nbformat
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+CHAPTERS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
+SOLUTIONS = sorted((ROOT / "notebooks" / "solutions").glob("[0-9]*.ipynb"))
+NOTEBOOKS = CHAPTERS + SOLUTIONS
+PAGES = [ROOT / "README.md", ROOT / "data" / "README.md"]
+
+WIDGET = "application/vnd.jupyter.widget-view+json"
+MACHINE = re.compile(r"(?<![\w.:/<])/(?:work|home|root|tmp|Users|private|opt|mnt|content)/")
+FORBIDDEN = re.compile(r"\b(?:simply|just|obviously|powerful|comprehensive|let['’]s)\b", re.I)
+SHOUT = re.compile(r"[\w)][*_]*!(?=[*_]*(?:\s|$))")
+EMOJI = re.compile("[\U0001f300-\U0001faff]")
+
+FLOORS = (
+    ("shapes", "captions", "mnist", "plotting"),
+    ("characters", "sentences"),
+    ("models",),
+    ("checkpoints", "training", "metrics"),
+    ("generator",),
+    ("release", "widgets"),
+    ("__main__",),
+)
+
+
+def read(path):
+    return nbformat.read(path, as_version=4)
+
+
+def cells(path, kind):
+    return [cell.source for cell in read(path).cells if cell.cell_type == kind]
+
+
+def lines(source):
+    return [line for line in source.splitlines() if line.strip()]
+
+
+def python(source):
+    """Parse a cell without its magics."""
+    return ast.parse("\n".join(line for line in source.splitlines() if line[:1] not in ("%", "!")))
+
+
+def texts(path):
+    """List the markdown of a page or of a notebook's cells."""
+    return [path.read_text(encoding="utf-8")] if path.suffix == ".md" else cells(path, "markdown")
+
+
+def without_code(markdown):
+    markdown = re.sub(r"^ *(```|~~~).*?^ *\1 *$", "", markdown, flags=re.MULTILINE | re.DOTALL)
+    markdown = re.sub(r"(`+).*?\1", "", markdown, flags=re.DOTALL)
+    return re.sub(r"\$\$?[^$]+\$\$?", "", markdown)
+
+
+def prose(markdown):
+    """Leave out what is not our own sentence: code, formulas, addresses, quotations."""
+    markdown = re.sub(r"!\[[^\]]*\]\([^)]*\)", "", without_code(markdown))
+    markdown = re.sub(r"\]\([^)]*\)", "]", markdown)
+    markdown = re.sub(r"<[^>]+>", "", markdown)
+    return re.sub(r'"[^"\n]*(?:\n[^"\n]+)?"|“[^”]*”|‘[^’]*’', "", markdown)
+
+
+def name(path):
+    return str(path.relative_to(ROOT))
+
+
+every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=name)
+every_chapter = pytest.mark.parametrize("path", CHAPTERS, ids=name)
+every_text = pytest.mark.parametrize("path", NOTEBOOKS + PAGES, ids=name)
+
+
+# ---- as files ----------------------------------------------------------------------------------
+
+
+def test_all_nine_are_there_with_a_solution_each():
+    numbers = [int(path.name[:2]) for path in CHAPTERS]
+    assert numbers == list(range(1, 1 + len(CHAPTERS))) and len(CHAPTERS) >= 9
+    assert [path.name for path in SOLUTIONS] == [f"{k:02d}_solutions.ipynb" for k in numbers]
+
+
+@every_notebook
+def test_file(path):
+    notebook = read(path)
+    nbformat.validate(notebook)
+    assert path.stat().st_size < 1_000_000
+    assert "widgets" not in notebook.metadata, "state of widgets in the file"
+    assert notebook.metadata.kernelspec.name == "python3"
+
+
+@every_notebook
+def test_executed_in_order_without_errors_or_warnings(path):
+    code = [cell for cell in read(path).cells if cell.cell_type == "code"]
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    for cell in code:
+        for output in cell.outputs:
+            where = f"{lines(cell.source)[0]} …"
+            assert output.output_type != "error", where
+            assert output.get("name") != "stderr", f"{where} warns: {output.text[:200]}"
+            assert WIDGET not in output.get("data", {}), f"{where} shows a widget"
+
+
+@every_notebook
+def test_outputs_name_no_place_of_our_machine(path):
+    for cell in read(path).cells:
+        for output in cell.get("outputs", []):
+            data = output.get("data", {})
+            shown = [output.get("text", ""), *(v for k, v in data.items() if k.startswith("text/"))]
+            for text in shown:
+                assert not MACHINE.search(text), text[:200]
+
+
+@every_notebook
+def test_checked_outputs_are_text(path):
+    for cell in read(path).cells:
+        if cell.cell_type == "code" and "NBVAL_CHECK_OUTPUT" in cell.source:
+            assert cell.outputs, "nothing to compare"
+            for output in cell.outputs:
+                kinds = set(output.get("data", {"text/plain": ""}))
+                assert kinds == {"text/plain"}, f"{kinds} cannot be compared on another machine"
+
+
+# ---- as programs -------------------------------------------------------------------------------
+
+
+@every_notebook
+def test_cells_are_short(path):
+    lengths = [len(lines(source)) for source in cells(path, "code")]
+    assert 0 < min(lengths) and max(lengths) <= 30
+    assert statistics.median(lengths) < 10
+    assert lengths[0] < 10, "the setup cell"
+
+
+@every_notebook
+def test_something_is_held_by_an_assert(path):
+    nodes = [node for source in cells(path, "code") for node in ast.walk(python(source))]
+    assert any(isinstance(node, ast.Assert) for node in nodes)
+
+
+@every_notebook
+def test_no_installs_and_no_silenced_warnings(path):
+    for source in cells(path, "code"):
+        for unwanted in ("pip install", "filterwarnings", "simplefilter", "%%capture"):
+            assert unwanted not in source
+
+
+def imported(node):
+    if isinstance(node, ast.Import):
+        return [alias.name for alias in node.names]
+    if isinstance(node, ast.ImportFrom) and not node.level:
+        if node.module == "helpers":
+            return [f"helpers.{alias.name}" for alias in node.names]
+        return [node.module]
+    return []
+
+
+@every_notebook
+def test_helpers_come_before_torchvision(path):
+    """In a mixed installation torchvision can be imported only after helpers has repaired it."""
+    seen = [n for source in cells(path, "code") for node in ast.walk(python(source))
+            for n in imported(node)]
+    packages = [name.partition(".")[0] for name in seen]
+    for risky in {"torchvision", "sentence_transformers"} & set(packages):
+        assert "helpers" in packages[: packages.index(risky)], f"{risky} before helpers"
+
+
+def definitions(tree):
+    """Map the names that a module or a cell defines at its top level to their syntax trees."""
+    found = {}
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            found[node.name] = node
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            found |= {name.id: node for target in targets for name in ast.walk(target)
+                      if isinstance(name, ast.Name)}
+    return found
+
+
+def without_docstrings(node):
+    for part in ast.walk(node):
+        if isinstance(part, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            if ast.get_docstring(part, clean=False) is not None:
+                part.body = part.body[1:] or [ast.Pass()]
+    return ast.dump(node)
+
+
+def differences(cell, module):
+    """Name what a teaching cell defines otherwise than the file that it names."""
+    there, here = definitions(module), definitions(cell)
+    return [k for k in here
+            if k not in there or without_docstrings(here[k]) != without_docstrings(there[k])]
+
+
+TEACHING = [
+    (path, source, match[1])
+    for path in NOTEBOOKS for source in cells(path, "code")
+    if (match := re.match(r"# (helpers/\w+\.py)\b", source))
+]
+
+
+@pytest.mark.parametrize(
+    ("path", "source", "file"), TEACHING,
+    ids=[f"{path.stem}-{next(iter(definitions(python(s))), 'empty')}" for path, s, _ in TEACHING],
+)
+def test_teaching_cell_is_identical_to_helpers(path, source, file):
+    cell, module = python(source), ast.parse((ROOT / file).read_text(encoding="utf-8"))
+    assert definitions(cell), "a teaching cell defines something"
+    kinds = (ast.FunctionDef, ast.ClassDef, ast.Assign, ast.AnnAssign)
+    assert all(isinstance(node, kinds) for node in cell.body), "and does nothing else"
+    assert not differences(cell, module), f"differs from {file}"
+
+
+def test_the_comparison_sees_one_changed_sign():
+    module = ast.parse('def f(x):\n    """Double."""\n    return x * 2  # twice')
+    assert not differences(ast.parse("def f(x):\n    return x * 2"), module)
+    assert differences(ast.parse("def f(x):\n    return x + 2"), module) == ["f"]
+    assert differences(ast.parse("def g(x):\n    return x * 2"), module) == ["g"]
+    assert TEACHING, "no teaching cell in any notebook"
+
+
+# ---- as pages ----------------------------------------------------------------------------------
+
+
+def headings(path):
+    """List the anchors that GitHub gives to the headings of a page."""
+    found = re.findall(r"^#+ +(.+)$", "\n".join(texts(path)), re.MULTILINE)
+    kept = [re.sub(r"[^\w\- ]", "", heading.strip().lower()) for heading in found]
+    return {anchor.replace(" ", "-") for anchor in kept}
+
+
+def targets(markdown):
+    markdown = without_code(markdown)
+    yield from re.findall(r"\]\(<?([^)\s>]+)>?(?:\s+\"[^\"]*\")?\)", markdown)
+    yield from re.findall(r"<(?:img|a)\b[^>]*?(?:src|href)=\"([^\"]+)\"", markdown)
+
+
+@every_text
+def test_links_and_pictures_resolve(path):
+    for markdown in texts(path):
+        for target in targets(markdown):
+            if re.match(r"(https?|mailto):", target):
+                continue
+            file, _, anchor = target.partition("#")
+            assert not file.startswith("/"), f"{target} is no relative path"
+            other = path if not file else path.parent / file
+            assert other.exists(), f"{target} leads nowhere"
+            if anchor and other.suffix in (".md", ".ipynb"):
+                assert anchor.lower() in headings(other), f"{target}: no such heading"
+
+
+@every_text
+def test_every_picture_has_a_text(path):
+    for markdown in map(without_code, texts(path)):
+        for alt in re.findall(r"!\[([^\]]*)\]\(", markdown):
+            assert len(alt.strip()) > 5, "a picture without alt text"
+        for tag in re.findall(r"<img\b[^>]*>", markdown):
+            assert re.search(r"alt=\"[^\"]{6,}\"", tag), f"{tag} has no alt text"
+
+
+@every_chapter
+def test_opening(path):
+    opening = cells(path, "markdown")[0]
+    assert read(path).cells[0].cell_type == "markdown"
+    assert opening.startswith(f"# {int(path.name[:2])} · "), "the title starts with its number"
+    assert re.search(r"!\[[^\]]+\]\(figures/", opening), "no picture"
+    assert f"/notebooks/{path.name})" in opening, "the Colab badge opens another notebook"
+    assert "on two CPU cores" in opening, "no run time"
+
+
+@every_chapter
+def test_previous_and_next(path):
+    place = CHAPTERS.index(path)
+    wanted = CHAPTERS[max(0, place - 1) : place] + CHAPTERS[place + 1 : place + 2]
+    opening = cells(path, "markdown")[0]
+    ways = [line for line in opening.splitlines() if re.search(r"←|→|Previous|Next", line)]
+    links = re.findall(r"\[([^\[\]]+)\]\((\d\d_\w+\.ipynb)\)", "\n".join(ways))
+    assert [file for _, file in links] == [other.name for other in wanted]
+    for text, file in links:
+        assert re.search(r"\d+", text)[0] == str(int(file[:2])), f"{text!r} leads to {file}"
+
+
+@pytest.mark.parametrize("path", SOLUTIONS, ids=name)
+def test_solutions_lead_back(path):
+    number = path.name[:2]
+    opening = cells(path, "markdown")[0]
+    assert opening.startswith(f"# Solutions to notebook {int(number)}")
+    back = next(chapter.name for chapter in CHAPTERS if chapter.name.startswith(number))
+    assert f"](../{back})" in opening
+    chapter = "\n".join(cells(ROOT / "notebooks" / back, "markdown"))
+    assert f"](solutions/{path.name})" in chapter, "the chapter does not name its solutions"
+
+
+@every_text
+def test_words(path):
+    for markdown in texts(path):
+        text = prose(markdown)
+        for pattern in (FORBIDDEN, SHOUT, EMOJI):
+            found = pattern.search(text)
+            assert not found, f"…{text[max(0, found.start() - 40) : found.end() + 20]!r}…"
+
+
+def test_prose_leaves_out_what_is_quoted():
+    quoted = 'The prompt "just {digit}" and `a != b!` and ![simply a seven!](a.png), $n!$ of them.'
+    assert not FORBIDDEN.search(prose(quoted)) and not SHOUT.search(prose(quoted))
+    assert FORBIDDEN.search(prose("It is just a line.")) and SHOUT.search(prose("It **works**!"))
+    assert FORBIDDEN.search(prose("Let’s begin.")) and not FORBIDDEN.search(prose("adjust it"))
+    assert not FORBIDDEN.search(prose("```python\nsimply()\n```"))
+
+
+# ---- the floors of helpers ---------------------------------------------------------------------
+
+
+def helpers_of(source):
+    """List the modules of helpers that some code imports, wherever in it."""
+    names = [name for node in ast.walk(ast.parse(source)) for name in imported(node)]
+    return {name.split(".")[1] for name in names if name.startswith("helpers.")}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "helpers").glob("*.py")), ids=name)
+def test_a_file_imports_only_from_floors_below(path):
+    if path.stem == "__init__":
+        assert helpers_of(path.read_text(encoding="utf-8")) == {"generator"}
+        return
+    floor_of = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}
+    assert path.stem in floor_of, "give it a floor in DESIGN.md and here"
+    for other in helpers_of(path.read_text(encoding="utf-8")):
+        assert floor_of[other] < floor_of[path.stem], f"{path.stem} imports {other}"
+
+
+@pytest.mark.parametrize("module", ["models", "training", "checkpoints", "generator", "captions"])
+def test_no_generator_knows_its_judge(module):
+    source = (ROOT / "helpers" / f"{module}.py").read_text(encoding="utf-8")
+    assert "metrics" not in helpers_of(source)

@@ -1,0 +1,42 @@
+"""The released digits: what is drawn is what was asked for, and the noise has a job."""
+
+import json
+
+import pytest
+import torch
+
+from helpers import TextToImage
+from helpers.captions import HELD_OUT_PHRASINGS, WORDS, write_caption
+from helpers.checkpoints import checkpoint_paths
+from helpers.metrics import load_digit_judge, name_digits
+from helpers.mnist import load_mnist, to_float
+
+
+@pytest.fixture(scope="module", name="model")
+def fixture_model():
+    return TextToImage.load("mnist-cvae", device="cpu")
+
+
+def test_pictures_match_unseen_prompts(model):
+    """Every digit in 20 phrasings that no training has seen, two pictures of each."""
+    asked = [(phrasing, digit) for phrasing in HELD_OUT_PHRASINGS[:20] for digit in range(10)]
+    pictures = model.draw([write_caption(*pair) for pair in asked], n=2, seed=0)
+    digits = torch.tensor([digit for _, digit in asked]).repeat_interleave(2)
+    correct = (name_digits(load_digit_judge(), pictures) == digits).float().mean().item()
+    results = json.loads(checkpoint_paths("mnist-cvae")[1].read_text())["results"]
+    assert correct > 0.93
+    assert correct == pytest.approx(results["prompt accuracy"]["held-out"], abs=0.03)
+
+
+def test_pictures_of_a_prompt_differ_as_real_ones_do(model):
+    """A decoder that returns its mean has no variance across latents; real digits have."""
+    images, labels = load_mnist(train=False)
+    for digit, word in enumerate(WORDS):
+        real = to_float(images[labels == digit]).var(0).mean()
+        drawn = model.draw(f"the number {word}", n=100, seed=1).var(0).mean()
+        assert 0.3 < drawn / real < 1.5, f"{word}: {drawn / real:.2f} of the real variance"
+
+
+def test_temperature_scales_the_variety(model):
+    spread = [model.draw("a four", 50, seed=2, temperature=t).var(0).mean() for t in (0, 0.5, 1)]
+    assert spread[0] < 1e-8 < spread[1] < spread[2]

@@ -1,0 +1,198 @@
+"""One list of packages for pip, conda and make; an installation that repairs itself."""
+
+import ast
+import importlib.metadata
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+REQUIREMENTS = PROJECT["dependencies"] + [r for extra in EXTRAS.values() for r in extra]
+NASTY = (
+    "a seven",
+    "it's \"8\", isn't it?",
+    "$HOME costs $5 or $(shell echo 6)",
+    "`id`; echo no && echo never | cat > no",
+    "100% # of \\ ${PATH} * ~",
+    "--help",
+    "zwei Zeilen:\nsieben, café",
+)
+
+needs_make = pytest.mark.skipif(shutil.which("make") is None, reason="there is no make here")
+
+
+def make(*arguments, **environment):
+    """Run make as a person would, even if this test itself was started by make."""
+    clean = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
+    return subprocess.run(
+        ["make", *arguments], cwd=ROOT, env=clean | environment, capture_output=True, text=True,
+        check=False, timeout=60,
+    )
+
+
+def write_script(path, text):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\n{text}\n")
+    path.chmod(0o755)
+    return path
+
+
+def name_of(requirement):
+    return re.match(r"[\w.-]+", requirement)[0].lower().replace("_", "-")
+
+
+# ---- the list ----------------------------------------------------------------------------------
+
+
+def test_conda_and_make_install_the_same_extras():
+    conda = re.findall(r"^\s*- -e (\S+)$", (ROOT / "environment.yml").read_text(), re.MULTILINE)
+    by_make = re.findall(r"pip install .*-e \"(\S+)\"", (ROOT / "Makefile").read_text())
+    assert conda == by_make == [".[test]"]
+    assert list(EXTRAS) == ["test"]
+
+
+def test_conda_brings_python_and_pip_and_nothing_else():
+    text = (ROOT / "environment.yml").read_text()
+    packages = re.findall(r"^  - (.+)$", text.split("dependencies:")[1], re.MULTILINE)
+    assert packages == [f"python{PROJECT['requires-python']}", "pip", "pip:"]
+    assert re.search(r"^name: prompt-to-pixels$", text, re.MULTILINE)
+
+
+def test_torch_and_torchvision_are_a_pair():
+    assert {"torch==2.13.0", "torchvision==0.28.0"} <= set(PROJECT["dependencies"])
+
+
+@pytest.mark.parametrize("requirement", REQUIREMENTS)
+def test_bounds(requirement):
+    bounds = requirement[len(name_of(requirement)) :]
+    exact = re.fullmatch(r"==[\d.]+", bounds)
+    between = re.fullmatch(r">=([\d.]+),<([\d.]+)", bounds)
+    assert exact or between, f"{requirement} needs a lower and an upper bound"
+    installed = importlib.metadata.version(name_of(requirement)).partition("+")[0]
+    if exact:
+        assert bounds == f"=={installed}"
+    else:
+        low, here, high = (
+            tuple(int(part) for part in re.findall(r"\d+", version))
+            for version in (between[1], installed, between[2])
+        )
+        assert low <= here < high, f"{installed} is installed"
+
+
+def imported_names(source):
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield node.module.partition(".")[0]
+
+
+def sources(folder):
+    """Yield the name and the Python of every module and code cell in a folder."""
+    for path in sorted((ROOT / folder).rglob("*.py")):
+        yield path.name, path.read_text(encoding="utf-8")
+    for path in sorted((ROOT / folder).rglob("*.ipynb")):
+        if ".ipynb_checkpoints" in path.parts:
+            continue
+        for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
+            if cell["cell_type"] == "code":
+                lines = "".join(cell["source"]).splitlines()
+                yield path.name, "\n".join(line for line in lines if line[:1] not in ("%", "!"))
+
+
+@pytest.mark.parametrize("folder", ["helpers", "notebooks", "tests"])
+def test_what_is_imported_is_declared(folder):
+    allowed = PROJECT["dependencies"] + (EXTRAS["test"] if folder == "tests" else [])
+    declared = {name_of(requirement) for requirement in allowed}
+    owners = importlib.metadata.packages_distributions()
+    ours = {"helpers"} | {path.stem for path in (ROOT / "tests").glob("*.py")}
+    for file, source in sources(folder):
+        for name in set(imported_names(source)) - set(sys.stdlib_module_names) - ours:
+            packages = {package.lower().replace("_", "-") for package in owners.get(name, [])}
+            assert packages & declared, f"{file} imports {name}: declare it in pyproject.toml"
+
+
+# ---- the Makefile ------------------------------------------------------------------------------
+
+
+@needs_make
+def test_every_target_is_known_and_help_names_it():
+    text = make().stdout
+    for target in ("lab", "install", "test", "test-quick", "draw", "refresh"):
+        assert make("-n", target, "PROMPT=a seven").returncode == 0
+        assert re.search(rf"^make {target}\b", text, re.MULTILINE), f"help is silent on {target}"
+
+
+@needs_make
+def test_make_test_is_ruff_and_one_pytest_over_everything():
+    options = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["pytest"]["ini_options"]
+    assert options["testpaths"] == ["tests", "notebooks"]
+    for option in ("--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=900"):
+        assert option in options["addopts"].split()
+    commands = make("-n", "test").stdout.splitlines()
+    assert commands[-2].endswith("-m ruff check helpers tests notebooks")
+    assert commands[-1].endswith("-m pytest")
+    assert make("-n", "test-quick").stdout.splitlines()[-1].endswith("-m pytest tests")
+    ci = ROOT / ".ci" / "run"
+    assert os.access(ci, os.X_OK) and "make test" in ci.read_text()
+
+
+@needs_make
+@pytest.mark.parametrize("prompt", NASTY)
+def test_a_prompt_reaches_python_as_typed(tmp_path, prompt):
+    write_script(tmp_path / "bin" / "python", r"""printf '%s\0' "$@" """)
+    (tmp_path / ".installed").touch()
+    wanted = ["-m", "helpers", "draw", "--out", "outputs", "--", prompt, ""]
+    as_argument = make("-s", "draw", f"VENV={tmp_path}", f"PROMPT={prompt}")
+    from_outside = make("-s", "draw", f"VENV={tmp_path}", PROMPT=prompt)
+    assert as_argument.stdout.split("\0") == from_outside.stdout.split("\0") == wanted
+    assert not (ROOT / "no").exists()
+
+
+@needs_make
+def test_draw_without_a_prompt_says_how(tmp_path):
+    write_script(tmp_path / "bin" / "python", "echo drawn")
+    (tmp_path / ".installed").touch()
+    answer = make("-s", "draw", f"VENV={tmp_path}", PROMPT="")
+    assert answer.returncode != 0 and 'make draw PROMPT="a seven"' in answer.stderr
+    assert "drawn" not in answer.stdout
+
+
+@needs_make
+@pytest.mark.parametrize("script", ["exit 1", "echo 'no such thing' >&2; exit 127"])
+def test_an_old_python_is_refused_before_anything_is_made(tmp_path, script):
+    old = write_script(tmp_path / "python", script)
+    answer = make("install", f"VENV={tmp_path}/venv", f"PYTHON={old}")
+    assert answer.returncode != 0 and "needs Python 3.11 or newer" in answer.stderr
+    assert not (tmp_path / "venv").exists()
+
+
+@needs_make
+def test_an_interrupted_installation_is_repaired_and_a_complete_one_left_alone(tmp_path):
+    venv, log = tmp_path / "venv", tmp_path / "log"
+    fake = write_script(
+        tmp_path / "python",
+        f"""case "$2" in
+          venv) mkdir -p "$3/bin"; cp "$0" "$3/bin/python"; echo venv >> {log};;
+          pip) test -e {tmp_path}/network || exit 1; echo "$@" >> {log};;
+        esac""",
+    )
+    arguments = ("install", f"VENV={venv}", f"PYTHON={fake}")
+    assert make(*arguments).returncode != 0  # the network fails
+    (venv / "half-a-package").touch()
+    (tmp_path / "network").touch()
+    assert make(*arguments).returncode == 0
+    assert not (venv / "half-a-package").exists()
+    done = log.read_text().splitlines()
+    assert done[:2] == ["venv", "venv"] and len(done) == 3 and done[2].endswith("-e .[test]")
+    again = make(*arguments)
+    assert again.returncode == 0 and log.read_text().splitlines() == done
