@@ -44,12 +44,11 @@ lab: install
 	exec "$(RUN)" -m jupyterlab --ServerApp.root_dir=notebooks --LabApp.news_url=None \
 	  --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate $$options $(LAB)
 
+# Ruff is one of the tests, so that pytest's last line tells all. Options stand in pyproject.toml.
 test: install
-	"$(RUN)" -m ruff check helpers tests notebooks
 	"$(RUN)" -m pytest
 
 test-quick: install
-	"$(RUN)" -m ruff check helpers tests notebooks
 	"$(RUN)" -m pytest tests
 
 draw: install

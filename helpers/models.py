@@ -104,7 +104,7 @@ class ShapesCVAE(nn.Module):
 
     Args:
         latent: size of z.
-        strokes: row profiles and column profiles that the decoder multiplies into a picture.
+        strokes: pairs of row scores and column scores that the decoder adds up into strokes.
     """
 
     reads = "characters"
@@ -122,8 +122,9 @@ class ShapesCVAE(nn.Module):
             nn.Linear(latent + 64, 256), nn.SiLU(),  # n×256
             nn.Linear(256, 512), nn.SiLU(),          # n×512
             nn.Linear(512, 2 * strokes * 28),        # n×784
-            nn.Unflatten(1, (2, strokes, 28)),       # n×2×14×28: profiles of rows and of columns
+            nn.Unflatten(1, (2, strokes, 28)),       # n×2×14×28: scores of rows and of columns
         )
+        self.ink = nn.Parameter(torch.randn(strokes))             # how much ink a stroke brings
         self.paper = nn.Parameter(torch.full((1, 28, 28), -2.0))  # the logits of empty paper
 
     def encode(self, pictures, condition):
@@ -133,7 +134,8 @@ class ShapesCVAE(nn.Module):
     def decode(self, z, condition):
         """Map z (n, latent) and condition (n, 64) to pixel logits (n, 1, 28, 28)."""
         rows, columns = self.decoder(torch.cat([z, condition], dim=1)).unbind(1)
-        return (rows.transpose(1, 2) @ columns)[:, None] + self.paper
+        strokes = F.silu(rows[:, :, :, None] + columns[:, :, None, :])  # n×14×28×28
+        return torch.einsum("nkrc,k->nrc", strokes, self.ink)[:, None] + self.paper
 
     def forward(self, pictures, tokens, generator=None):
         """Reconstruct: logits (n, 1, 28, 28), mean and log variance (n, latent)."""

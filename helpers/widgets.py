@@ -14,6 +14,7 @@ from helpers.plotting import tile
 
 CANVAS = (640, 320)  # pixels of the picture area, whatever it shows
 MOST = 32            # pictures at once
+LABEL = {"description_width": "90px"}
 OUTPUTS = Path(__file__).resolve().parents[1] / "outputs"
 
 
@@ -82,18 +83,21 @@ class PromptWidget(ipw.VBox):
     def __init__(self, model, prompt="a seven", folder=OUTPUTS):
         self.model, self.folder, self.drawn = model, Path(folder), None
         self.prompt = ipw.Text(
-            prompt, description="Prompt", placeholder="what to draw", layout={"width": "470px"}
+            prompt, description="Prompt", placeholder="what to draw", style=LABEL,
+            layout={"width": "476px"},
         )
         self.draw_button = ipw.Button(
             description="Draw", icon="pencil", button_style="primary", layout={"width": "160px"}
         )
-        self.count = ipw.IntSlider(8, 1, MOST, description="Pictures", layout={"width": "310px"})
+        self.count = ipw.IntSlider(
+            8, 1, MOST, description="Pictures", style=LABEL, layout={"width": "316px"}
+        )
         self.temperature = ipw.FloatSlider(
             1.0, min=0.0, max=2.0, step=0.1, description="Temperature", readout_format=".1f",
-            layout={"width": "310px"},
+            style=LABEL, layout={"width": "316px"},
         )
         self.seed = ipw.BoundedIntText(
-            0, 0, 2**31 - 1, description="Seed", layout={"width": "190px"}
+            0, 0, 2**31 - 1, description="Seed", style=LABEL, layout={"width": "236px"}
         )
         self.dice = ipw.Button(
             description="Dice", icon="random", tooltip="another seed", layout={"width": "116px"}
@@ -115,7 +119,7 @@ class PromptWidget(ipw.VBox):
             ipw.HBox([self.seed, self.dice, self.save_button]),
             self.message,
             self.image,
-        ])
+        ], layout={"width": f"{width + 10}px", "max_width": "100%"})
         self.say("Type a prompt, then press Enter or Draw.")
 
     def _connect(self):

@@ -117,18 +117,18 @@ def test_shapes_cvae_shapes(n):
     assert drawn.shape == (n, 1, 28, 28) and 0 <= drawn.min() and drawn.max() <= 1
 
 
-def test_shapes_cvae_decodes_a_sum_of_products():
+def test_shapes_cvae_adds_up_strokes():
     model = build(ShapesCVAE, latent=5, strokes=3)
     z, condition = torch.randn(2, 5, generator=seeded()), torch.randn(2, 64, generator=seeded(1))
     rows, columns = model.decoder(torch.cat([z, condition], dim=1)).unbind(1)  # 2×3×28 each
     expected = model.paper + sum(
-        rows[:, s, :, None] * columns[:, s, None, :] for s in range(3)
+        model.ink[s] * F.silu(rows[:, s, :, None] + columns[:, s, None, :]) for s in range(3)
     )[:, None]
     assert torch.allclose(model.decode(z, condition), expected, atol=1e-5)
     blank = model.decoder[-2]
     nn.init.zeros_(blank.weight)
     nn.init.zeros_(blank.bias)
-    assert torch.equal(model.decode(z, condition), torch.full((2, 1, 28, 28), -2.0))
+    assert torch.allclose(model.decode(z, condition), torch.full((2, 1, 28, 28), -2.0))
 
 
 def test_shapes_cvae_hears_prompt_and_code():

@@ -108,10 +108,7 @@ def test_train_head_forgets_the_phrasing(trained):
     centres = grouped.mean(1)
     within = (grouped - centres[:, None]).norm(dim=2).mean()
     between = torch.pdist(centres).mean()
-    assert within < 0.25 * between
-    raw = group_by_digit(embeddings, digits)
-    raw_within = (raw - raw.mean(1, keepdim=True)).norm(dim=2).mean()
-    assert within / between < 0.5 * raw_within / torch.pdist(raw.mean(1)).mean()
+    assert within < 0.04 * between, "without the pull it is 0.05"
 
 
 def test_train_head_freezes_and_measures_the_scale(trained):

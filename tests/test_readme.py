@@ -1,0 +1,110 @@
+"""The README claims nothing that a results file or a run does not show."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from helpers.__main__ import make_parser
+from helpers.captions import HELD_OUT_PHRASINGS, TRAINING_PHRASINGS
+from helpers.checkpoints import checkpoint_paths, known_checkpoints
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+CHAPTERS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
+
+PERCENT, COUNT = "{:.1%}".format, "{:,}".format
+ACCURACY = "prompt accuracy"
+ROWS = (  # what the README says, the checkpoint, the place in its results, how it is written
+    ("`mnist-cvae` | pictures drawn and judged, for either kind of phrasing", "mnist-cvae",
+     (ACCURACY, "pictures"), COUNT),
+    ("`mnist-cvae` | show the digit asked for, training phrasings", "mnist-cvae",
+     (ACCURACY, "training"), PERCENT),
+    ("`mnist-cvae` | show the digit asked for, held-out phrasings", "mnist-cvae",
+     (ACCURACY, "held-out"), PERCENT),
+    ("`mnist-cvae` | the same for the worst of the ten digits", "mnist-cvae",
+     (ACCURACY, "worst digit, held-out"), PERCENT),
+    ("`mnist-cvae` | parameters", "mnist-cvae", ("parameters",), COUNT),
+    ("`mnist-cvae` | seconds of training on two CPU cores", "mnist-cvae", ("training seconds",),
+     COUNT),
+    ("the judge | real test pictures named rightly", "mnist-cvae",
+     ("judge accuracy on real test pictures",), PERCENT),
+    ("`shapes-cvae` | show the shape asked for, mean of nine prompts", "shapes-cvae",
+     ("accuracy", "mean"), PERCENT),
+    ("`shapes-cvae` | variety, mean of nine prompts", "shapes-cvae", ("variance ratio", "mean"),
+     "{:.2f}".format),
+    ("`shapes-mlp` | variety of a generator that ignores its noise", "shapes-mlp",
+     ("variance ratio", "mean"), "{:.5f}".format),
+)
+
+
+def written(checkpoint, place, style):
+    """Write a measured number as the README does."""
+    value = json.loads(checkpoint_paths(checkpoint)[1].read_text(encoding="utf-8"))["results"]
+    for key in place:
+        value = value[key]
+    return style(value)
+
+
+def opening(path):
+    """Return the title of a notebook and its run time in its own words."""
+    text = "".join(json.loads(path.read_text(encoding="utf-8"))["cells"][0]["source"])
+    time = re.search(r"\*\*Run time:?\*\*:? (.+?) on two CPU cores", text)
+    return text.splitlines()[0].removeprefix("# "), time and time[1]
+
+
+def code(language):
+    return "\n".join(re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL))
+
+
+def test_nothing_is_left_to_fill_in():
+    assert "{{" not in README
+
+
+@pytest.mark.parametrize(("label", "checkpoint", "place", "style"), ROWS)
+def test_result(label, checkpoint, place, style):
+    assert f"\n| {label} | {written(checkpoint, place, style)} |\n" in README
+
+
+def test_no_other_percentage_is_claimed():
+    measured = {written(*row[1:]) for row in ROWS}
+    claimed = set(re.findall(r"\d[\d.,]*\s?%", README))
+    assert claimed <= measured, f"{claimed - measured} comes from no results file"
+
+
+def test_phrasings_are_counted():
+    assert f"{len(HELD_OUT_PHRASINGS)} ways to ask" in README
+    assert f"beside {len(TRAINING_PHRASINGS)} that it was" in README
+
+
+def test_released_models_are_named():
+    named = re.search(r"The released models are (.+?);", README)[1]
+    assert sorted(re.findall(r"`([\w-]+)`", named)) == known_checkpoints()
+
+
+@pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
+def test_table_of_notebooks(path):
+    (row,) = [line for line in README.splitlines() if f"](notebooks/{path.name})" in line]
+    title, time = opening(path)
+    assert f"[{title}](" in row and time and row.endswith(f"| {time} |")
+    assert f'src="notebooks/figures/{path.name[:2]}_hero.png"' in row
+
+
+def test_python_example(capsys):
+    exec(code("python"), {})
+    assert capsys.readouterr().out.splitlines() == ["torch.Size([16, 1, 28, 28])", "True"]
+
+
+def test_command_lines_are_understood():
+    lines = [line for line in code("bash").splitlines() if line.startswith("python -m helpers")]
+    assert len(lines) == 3
+    for line in lines:
+        assert make_parser().parse_args(shlex.split(line)[3:]).run
+
+
+def test_make_targets_exist():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    for target in set(re.findall(r"^make ([\w-]+)|`make ([\w-]+)", README, re.MULTILINE)):
+        assert re.search(rf"^{''.join(target)}:", makefile, re.MULTILINE)
