@@ -44,7 +44,7 @@ def _train_shapes_cvae():
     tokens = CharacterTokenizer().encode(PROMPTS)
     torch.manual_seed(0)
     model, _ = train_cvae(
-        ShapesCVAE(), lambda g: shape_batches(tokens, 2500, 250, g), **SHAPES_RECIPE
+        ShapesCVAE(), lambda g: shape_batches(tokens, 1250, 125, g), **SHAPES_RECIPE
     )
     return model, {}, None
 

@@ -27,7 +27,10 @@ def refresh(path):
     """Execute one notebook and write it back; a failing notebook is left as it was."""
     notebook = nbformat.read(path, as_version=4)
     NotebookClient(
-        notebook, timeout=900, coalesce_streams=True, resources={"metadata": {"path": str(path.parent)}},
+        notebook,
+        timeout=900,
+        resources={"metadata": {"path": str(path.parent)}},
+        coalesce_streams=True,
         store_widget_state=False,
     ).execute()
     notebook.metadata = {
