@@ -99,15 +99,13 @@ class PromptHead(nn.Module):
         return F.normalize(x, dim=1) * x.shape[1] ** 0.5
 
 
-class ShapesCVAE(nn.Module):
-    """Conditional variational autoencoder of the nine shapes (Sohn et al., 2015; notebook 4).
+class ShapesLayers(nn.Module):
+    """The layers of a `ShapesCVAE`.
 
     Args:
         latent: size of z.
         strokes: pairs of row scores and column scores that the decoder adds up into strokes.
     """
-
-    reads = "characters"
 
     def __init__(self, latent=32, strokes=14):
         super().__init__()
@@ -126,6 +124,12 @@ class ShapesCVAE(nn.Module):
         )
         self.ink = nn.Parameter(torch.randn(strokes))             # how much ink a stroke brings
         self.paper = nn.Parameter(torch.full((1, 28, 28), -2.0))  # the logits of empty paper
+
+
+class ShapesCVAE(ShapesLayers):
+    """Conditional variational autoencoder of the nine shapes (Sohn et al., 2015; notebook 4)."""
+
+    reads = "characters"
 
     def encode(self, pictures, condition):
         """Map pictures (n, 1, 28, 28), condition (n, 64) to mean, log variance (n, latent)."""
