@@ -20,6 +20,8 @@ plt.rcParams.update(
         "axes.spines.top": False,
         "axes.spines.right": False,
         "axes.grid": True,
+        # what has no colour of its own gets one that means nothing else
+        "axes.prop_cycle": plt.cycler(color=[GENERATED, "#2a9d5c", "#8a63b8", "#7f7f7f"]),
         "grid.alpha": 0.25,
         "legend.frameon": False,
     }
