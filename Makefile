@@ -32,6 +32,8 @@ $(STAMP): pyproject.toml
 	@mkdir -p "$(VENV)" && touch "$(VENV)/.unfinished"
 	$(PYTHON) -m venv "$(VENV)"
 	"$(RUN)" -m pip install --disable-pip-version-check -e ".[test]"
+	@"$(RUN)" -m jupyterlab.labextensions disable --level=sys_prefix \
+	  "@jupyterlab/apputils-extension:announcements" 2>/dev/null  # asks to fetch news otherwise
 	@mv "$(VENV)/.unfinished" "$(STAMP)" && touch "$(STAMP)"
 
 # Started by root, Jupyter wants to hear that this is meant; without a display it only prints its
@@ -41,8 +43,7 @@ lab: install
 	if test "$$(id -u)" = 0; then options=--allow-root; fi; \
 	if test -n "$$SSH_CONNECTION" || { test "$$(uname)" != Darwin && \
 	  test -z "$$DISPLAY$$WAYLAND_DISPLAY$$BROWSER"; }; then options="$$options --no-browser"; fi; \
-	exec "$(RUN)" -m jupyterlab --ServerApp.root_dir=notebooks --LabApp.news_url=None \
-	  --LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate $$options $(LAB)
+	exec "$(RUN)" -m jupyterlab --ServerApp.root_dir=notebooks $$options $(LAB)
 
 # Ruff is one of the tests, so that pytest's last line tells all. Options stand in pyproject.toml.
 test: install
