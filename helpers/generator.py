@@ -339,43 +339,24 @@ def fit_understanding(encoder=None):
         logistic: a dict for facts["understands"]: weights, bias, and the area under the ROC curve
             for this fit and for the cosine alone.
     """
+    from sklearn.linear_model import LogisticRegression  # noqa: PLC0415  (drawing needs neither)
+    from sklearn.metrics import roc_auc_score  # noqa: PLC0415
+
     encoder = encoder or sentence_encoder()
     captions = encoder.encode(all_captions(TRAINING_PHRASINGS)[0]).half()
     familiarity = _Familiarity(captions)
     known, _ = familiarity.features(encoder.encode(all_captions(HELD_OUT_PHRASINGS)[0]))
     other, _ = familiarity.features(encoder.encode(list(OFF_TOPIC)))
-    features = torch.cat([known, other]).double()
-    target = torch.cat([torch.ones(len(known)), torch.zeros(len(other))]).double()
-    share = torch.where(target == 1, 0.5 / len(known), 0.5 / len(other)).double()
-    *weights, bias = _fit_logistic(features, target, share)
-    logits = features @ torch.tensor(weights).double() + bias
+    features = torch.cat([known, other]).numpy()
+    target = [1] * len(known) + [0] * len(other)
+    fit = LogisticRegression(C=100, class_weight="balanced").fit(features, target)
     logistic = {
-        "weights": weights,
-        "bias": bias,
-        "auroc": _auroc(logits[: len(known)], logits[len(known) :]),
-        "auroc_cosine": _auroc(known[:, 0], other[:, 0]),
+        "weights": fit.coef_[0].tolist(),
+        "bias": fit.intercept_[0].item(),
+        "auroc": roc_auc_score(target, fit.decision_function(features)),
+        "auroc_cosine": roc_auc_score(target, features[:, 0]),
     }
     return captions, logistic
-
-
-def _fit_logistic(features, target, share, ridge=1e-3):
-    """Fit by Newton's method on standardised features: a list of weights, then the bias."""
-    mean, deviation = features.mean(0), features.std(0)
-    x = torch.cat([(features - mean) / deviation, torch.ones(len(features), 1).double()], dim=1)
-    beta = torch.zeros(x.shape[1]).double()
-    for _ in range(30):
-        p = (x @ beta).sigmoid()
-        gradient = x.T @ (share * (p - target)) + ridge * beta
-        hessian = (x.T * (share * p * (1 - p))) @ x + ridge * torch.eye(len(beta)).double()
-        beta -= torch.linalg.solve(hessian, gradient)
-    weights = beta[:-1] / deviation
-    return [*weights.tolist(), (beta[-1] - weights @ mean).item()]
-
-
-def _auroc(positive, negative):
-    """Compute the chance that a positive scores higher than a negative, ties counting half."""
-    difference = positive[:, None] - negative[None]
-    return ((difference > 0).double() + (difference == 0).double() / 2).mean().item()
 
 
 def slug(prompt, longest=40):
