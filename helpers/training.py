@@ -306,20 +306,31 @@ def resume_run(folder, model, average, optimizer, schedule, generator):
 
 
 def write_safetensors(path, tensors, metadata):
-    """Write tensors beside the path, then rename, so that no reader meets half a file."""
-    beside = path.with_name(f"{path.name}.{os.getpid()}")
-    save_file({name: t.contiguous() for name, t in tensors.items()}, beside, metadata)
-    os.replace(beside, path)
+    """Write tensors as safetensors; the file is replaced when complete."""
+    whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    _replace(path, lambda beside: save_file(whole, beside, metadata))
 
 
 def write_history(path, history):
     """Write the history as CSV, one line for each epoch; the file is replaced when complete."""
+
+    def write(beside):
+        with beside.open("w", newline="") as file:
+            writer = csv.DictWriter(file, fieldnames=list(history[0]))
+            writer.writeheader()
+            writer.writerows(history)
+
+    _replace(path, write)
+
+
+def _replace(path, write):
+    """Let `write` fill a file beside the path, then rename it; a failure leaves nothing behind."""
     beside = path.with_name(f"{path.name}.{os.getpid()}")
-    with beside.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(history[0]))
-        writer.writeheader()
-        writer.writerows(history)
-    os.replace(beside, path)
+    try:
+        write(beside)
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def train_first_generator(model, epochs=100, per_prompt=500, batch=64, seed=0):

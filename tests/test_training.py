@@ -16,6 +16,8 @@ from helpers.training import (
     update_average,
     validate,
     warm_up,
+    write_history,
+    write_safetensors,
 )
 
 TOKENS = CharacterTokenizer().encode(PROMPTS)
@@ -130,6 +132,23 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_state(tmp_path):
     with pytest.raises(FloatingPointError, match="lower the learning rate"):
         train_cvae(ShapesCVAE(latent=4), broken, 3, 6, 2.0, folder=tmp_path)
     assert (tmp_path / "last.safetensors").read_bytes() == good
+
+
+@pytest.mark.parametrize("name", ["last.safetensors", "history.csv"])
+def test_a_full_disk_keeps_the_old_file_and_leaves_nothing_behind(tmp_path, monkeypatch, name):
+    _, history = train(tmp_path)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def full(source, target):
+        raise OSError(28, "No space left on device", str(target))
+
+    monkeypatch.setattr("helpers.training.os.replace", full)
+    with pytest.raises(OSError, match="No space left"):
+        if name == "history.csv":
+            write_history(tmp_path / name, history * 2)
+        else:
+            write_safetensors(tmp_path / name, {"a": torch.zeros(3)}, {})
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 def test_an_empty_folder_resumes_nothing(tmp_path):
