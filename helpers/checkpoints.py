@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
+from helpers.files import write_whole
 from helpers.models import ConvCVAE, FirstGenerator, ShapesCVAE
 
 CHECKPOINTS = Path(__file__).resolve().parents[1] / "checkpoints"
@@ -124,8 +125,8 @@ def save_checkpoint(name, model, facts, extra=None):
     facts["sha256"] = hashlib.sha256(packed).hexdigest()
     text = json.dumps(facts, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     weights_path.parent.mkdir(parents=True, exist_ok=True)
-    _write(weights_path, packed)
-    _write(facts_path, text.encode())
+    write_whole(weights_path, packed)
+    write_whole(facts_path, text.encode())
     return weights_path
 
 
@@ -136,15 +137,6 @@ def _whole(tensors):
 def _versions():
     versions = {name: importlib.metadata.version(name) for name in PACKAGES}
     return versions | {"python": platform.python_version()}
-
-
-def _write(path, content):
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        beside.write_bytes(content)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
 
 
 def load_checkpoint(name, device="cpu"):

@@ -7,7 +7,6 @@ import json
 import math
 import numbers
 import operator
-import os
 import re
 import time
 from pathlib import Path
@@ -20,6 +19,7 @@ from PIL.PngImagePlugin import PngInfo
 from helpers.captions import HELD_OUT_PHRASINGS, TRAINING_PHRASINGS, all_captions
 from helpers.characters import CharacterTokenizer
 from helpers.checkpoints import CheckpointError, choose_device, load_checkpoint
+from helpers.files import write_whole
 from helpers.sentences import SentenceEncoder
 from helpers.shapes import PROMPTS
 
@@ -392,7 +392,6 @@ def write_new(folder, stem, content):
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    beside = folder / f".{stem}.{os.getpid()}"
     for k in range(1, 10_000):
         path = folder / (f"{stem}.png" if k == 1 else f"{stem}-{k}.png")
         try:
@@ -400,14 +399,11 @@ def write_new(folder, stem, content):
         except FileExistsError:
             continue
         try:
-            beside.write_bytes(content)
-            os.replace(beside, path)
+            write_whole(path, content)
             return path
         except BaseException:
             path.unlink(missing_ok=True)
             raise
-        finally:
-            beside.unlink(missing_ok=True)
     raise OSError(f"{folder} is full of pictures named {stem}: empty it.")
 
 

@@ -2,13 +2,14 @@
 
 import gzip
 import hashlib
-import os
 import urllib.request
 import zlib
 from pathlib import Path
 
 import torch
 from torchvision.datasets import MNIST
+
+from helpers.files import write_whole
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 
@@ -39,12 +40,7 @@ def _install(packed, source, target):
             "'git checkout -- data'."
         )
     target.parent.mkdir(parents=True, exist_ok=True)
-    beside = target.with_name(f"{target.name}.{os.getpid()}")
-    try:
-        beside.write_bytes(content)
-        os.replace(beside, target)
-    finally:
-        beside.unlink(missing_ok=True)
+    write_whole(target, content)
 
 
 def load_mnist(train=True, data=DATA):

@@ -1,6 +1,5 @@
 """Pictures and curves in one house style: dark ink on white paper, labels that fit."""
 
-import os
 import textwrap
 from pathlib import Path
 
@@ -8,6 +7,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from PIL import Image
+
+from helpers.files import write_whole
 
 REAL, GENERATED, HELD_OUT = "black", "#1f77b4", "#e6862a"  # one colour for one thing
 
@@ -148,13 +149,7 @@ def save_gif(frames, path, columns, seconds=0.4, zoom=3):
     images = [i.resize((i.width * zoom, i.height * zoom), Image.NEAREST) for i in images]
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f"{path.name}.{os.getpid()}")
     durations = [int(seconds * 1000)] * (len(images) - 1) + [int(seconds * 5000)]
-    try:
-        images[0].save(
-            beside, "GIF", save_all=True, append_images=images[1:], duration=durations, loop=0
-        )
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    rest = {"save_all": True, "append_images": images[1:], "duration": durations, "loop": 0}
+    write_whole(path, lambda beside: images[0].save(beside, "GIF", **rest))
     return path

@@ -159,7 +159,7 @@ def test_interrupted_unpacking_leaves_nothing(data, offline, monkeypatch):
     def fail(*args):
         raise OSError("no space left")
 
-    monkeypatch.setattr(mnist.os, "replace", fail)
+    monkeypatch.setattr("helpers.files.os.replace", fail)
     with pytest.raises(OSError, match="no space"):
         mnist.load_mnist(train=False, data=data)
     assert files_in(data / "unpacked") == []
