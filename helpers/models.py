@@ -225,3 +225,19 @@ class ConvCVAE(ConvLayers):
     def draw(self, embeddings, z):
         """Map embeddings (n, 384) and latents (n, latent) to pictures (n, 1, 28, 28) in [0, 1]."""
         return self.decode(z, self.head(embeddings)).sigmoid()
+
+
+class Proofreader(nn.Sequential):
+    """A quick classifier of digits, (n, 1, 28, 28) → (n, 10) logits (notebook 8).
+
+    It reads along while a `ConvCVAE` is trained, so it is no judge; its windows, strides and
+    activation are its own.
+    """
+
+    def __init__(self):
+        super().__init__(
+            nn.Conv2d(1, 16, 5, stride=2, padding=2), nn.SiLU(),   # n×16×14×14
+            nn.Conv2d(16, 32, 5, stride=2, padding=2), nn.SiLU(),  # n×32×7×7
+            nn.Flatten(),                                          # n×1568
+            nn.Linear(1568, 10),                                   # n×10
+        )

@@ -4,7 +4,6 @@ import copy
 import csv
 import json
 import math
-import os
 import time
 from pathlib import Path
 
@@ -15,13 +14,14 @@ from safetensors.torch import save_file
 from tqdm.auto import tqdm
 
 from helpers.characters import CharacterTokenizer
+from helpers.files import write_whole
 from helpers.mnist import to_float
-from helpers.models import elbo_terms
+from helpers.models import Proofreader, elbo_terms
 from helpers.shapes import PROMPTS, draw_all_shapes
 
 # How the released checkpoints are trained; the batches are in helpers/release.py.
 SHAPES_RECIPE = {"epochs": 80, "steps": 90, "beta": 4.0, "share": 0.5, "rate": 2e-3, "seed": 0}
-MNIST_RECIPE = {"epochs": 8, "steps": 220, "beta": 2.5, "share": 0.3, "rate": 3e-3, "seed": 0}
+MNIST_RECIPE = {"epochs": 12, "steps": 220, "beta": 1.0, "share": 0.3, "rate": 3e-3, "seed": 0}
 
 
 def shape_batches(tokens, per_prompt, batch, generator):
@@ -60,6 +60,23 @@ def caption_batches(images, labels, embeddings, batch, generator):
         digits = labels[rows]
         captions = torch.randint(embeddings.shape[1], digits.shape, generator=generator)
         yield to_float(images[rows]), embeddings[digits, captions]
+
+
+def toss_pixels(batches, generator):
+    """Make every pixel black or white, with its grey level as the probability of white.
+
+    A picture is tossed anew whenever it comes by (dynamic binarisation, Salakhutdinov and Murray,
+    2008), so that the Bernoulli cross entropy is a likelihood.
+
+    Args:
+        batches: yields pictures (n, 1, 28, 28) in [0, 1] and their inputs.
+        generator: a `torch.Generator`, used up further.
+
+    Yields:
+        pictures (n, 1, 28, 28) of zeros and ones, and the inputs as they are.
+    """
+    for pictures, inputs in batches:
+        yield pictures.bernoulli(generator=generator), inputs
 
 
 def group_by_digit(embeddings, digits):
@@ -104,6 +121,76 @@ def train_head(head, embeddings, digits, steps=1500, batch=256, rate=2e-3, seed=
         losses.append(loss.item())
     head.requires_grad_(False)
     return losses
+
+
+def train_classifier(classifier, images, labels, epochs, batch=128):
+    """Train a classifier of digits, each batch shifted by up to two pixels.
+
+    Order, shifts and dropout come from torch's global generator: seed it before the weights are
+    made.
+
+    Args:
+        classifier: a module from (n, 1, 28, 28) to (n, 10) logits; its weights are changed.
+        images: uint8 tensor (n, 28, 28).
+        labels: int64 tensor (n,).
+        epochs: passes over the pictures.
+        batch: pictures per step.
+
+    Returns:
+        The classifier in evaluation mode.
+
+    Raises:
+        ValueError: there are fewer pictures than one batch.
+    """
+    if len(images) < batch:
+        raise ValueError(f"{len(images)} pictures do not fill a batch of {batch}: give more.")
+    optimizer = torch.optim.Adam(classifier.parameters(), fused=True)
+    steps = epochs * (len(images) // batch)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=3e-3, total_steps=steps)
+    with tqdm(total=steps, desc="classifier") as bar:
+        for _ in range(epochs):
+            for rows in torch.randperm(len(images))[: steps // epochs * batch].split(batch):
+                shift = torch.randint(-2, 3, (2,)).tolist()
+                pictures = to_float(images[rows]).roll(shift, dims=(2, 3))
+                loss = F.cross_entropy(classifier(pictures), labels[rows])
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                schedule.step()
+                bar.update()
+    return classifier.eval()
+
+
+def train_proofreader(images, labels, epochs=2, seed=77):
+    """Train a `Proofreader` on real training pictures, uint8 (n, 28, 28), and freeze it."""
+    torch.manual_seed(seed)
+    proofreader = train_classifier(Proofreader(), images, labels, epochs, batch=250)
+    proofreader.zero_grad()
+    return proofreader.requires_grad_(False)
+
+
+def proofread(model, inputs, generator, proofreader, n=64, strictness=5.0):
+    """Draw from the prior and say how badly a proofreader reads what was asked for.
+
+    The ELBO decodes codes of real pictures alone; this looks at the codes that will be drawn
+    (the auxiliary classifier of Odena et al., 2017, on the prior of a CVAE).
+
+    Args:
+        model: a `ConvCVAE` whose head names digits.
+        inputs: embeddings (m, 384) of captions; the first n are drawn.
+        generator: a `torch.Generator` for the codes and the prompt head's noise.
+        proofreader: a frozen classifier from (n, 1, 28, 28) to (n, 10) logits.
+        n: pictures to draw.
+        strictness: weight of what comes out.
+
+    Returns:
+        `strictness` times the cross entropy of the digits that the head reads, in nats per picture.
+    """
+    condition = model.head(inputs[:n], generator)
+    z = torch.randn(len(condition), model.latent, generator=generator)
+    pictures = model.decode(z, condition).sigmoid()
+    asked = model.head.digit(condition).argmax(1)
+    return strictness * F.cross_entropy(proofreader(pictures), asked)
 
 
 def warm_up(progress, beta, share):
@@ -165,7 +252,7 @@ def validate(model, batches):
 
 def train_cvae(
     model, batches, epochs, steps, beta=1.0, share=0.2, rate=2e-3, seed=0,
-    validation=(), after_epoch=None, folder=None, patience=None,
+    validation=(), after_epoch=None, folder=None, patience=None, penalty=None,
 ):
     """Train a CVAE: fused Adam, one-cycle learning rate, KL warm-up, averaged weights.
 
@@ -183,6 +270,8 @@ def train_cvae(
         folder: where to keep `last.safetensors`, `best.safetensors` and `history.csv`; if a
             `last.safetensors` is there, training goes on from it.
         patience: stop after this many epochs without a better validation loss.
+        penalty: a function from (model, inputs, generator) to a scalar that joins the loss, as
+            `proofread` is.
 
     Returns:
         average: the model with averaged weights, in evaluation mode.
@@ -200,7 +289,7 @@ def train_cvae(
     history = resume_run(folder, *state) if folder else []
     with tqdm(total=epochs * steps, initial=len(history) * steps, desc="training") as bar:
         while len(history) < epochs and not out_of_patience(history, patience):
-            row = train_epoch(*state, batches, epochs * steps, beta, share, bar)
+            row = train_epoch(*state, batches, epochs * steps, beta, share, bar, penalty)
             row["epoch"] = len(history) + 1
             if validation:
                 row |= validate(average, validation)
@@ -212,7 +301,9 @@ def train_cvae(
     return average, history
 
 
-def train_epoch(model, average, optimizer, schedule, generator, batches, total, beta, share, bar):
+def train_epoch(
+    model, average, optimizer, schedule, generator, batches, total, beta, share, bar, penalty=None
+):
     """Make one pass over the batches; return the mean of each loss term and the settings."""
     model.train()
     start, sums, count = time.perf_counter(), torch.zeros(2), 0
@@ -221,6 +312,8 @@ def train_epoch(model, average, optimizer, schedule, generator, batches, total, 
         weight = warm_up(step / total, beta, share)
         reconstruction, kl = loss_terms(model, *batch, generator)
         loss = reconstruction + weight * kl
+        if penalty:
+            loss = loss + penalty(model, batch[1], generator)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -308,7 +401,7 @@ def resume_run(folder, model, average, optimizer, schedule, generator):
 def write_safetensors(path, tensors, metadata):
     """Write tensors as safetensors; the file is replaced when complete."""
     whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    _replace(path, lambda beside: save_file(whole, beside, metadata))
+    write_whole(path, lambda beside: save_file(whole, beside, metadata))
 
 
 def write_history(path, history):
@@ -320,17 +413,7 @@ def write_history(path, history):
             writer.writeheader()
             writer.writerows(history)
 
-    _replace(path, write)
-
-
-def _replace(path, write):
-    """Let `write` fill a file beside the path, then rename it; a failure leaves nothing behind."""
-    beside = path.with_name(f"{path.name}.{os.getpid()}")
-    try:
-        write(beside)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
+    write_whole(path, write)
 
 
 def train_first_generator(model, epochs=100, per_prompt=500, batch=64, seed=0):

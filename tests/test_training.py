@@ -1,15 +1,18 @@
 """The training loop: its small machines, and that stopping changes nothing."""
 
 import csv
+import functools
+import math
 
 import pytest
 import torch
 
 from helpers.characters import CharacterTokenizer
-from helpers.models import ShapesCVAE
+from helpers.models import ConvCVAE, Proofreader, ShapesCVAE
 from helpers.shapes import PROMPTS
 from helpers.training import (
     out_of_patience,
+    proofread,
     resume_run,
     shape_batches,
     train_cvae,
@@ -142,7 +145,7 @@ def test_a_full_disk_keeps_the_old_file_and_leaves_nothing_behind(tmp_path, monk
     def full(source, target):
         raise OSError(28, "No space left on device", str(target))
 
-    monkeypatch.setattr("helpers.training.os.replace", full)
+    monkeypatch.setattr("helpers.files.os.replace", full)
     with pytest.raises(OSError, match="No space left"):
         if name == "history.csv":
             write_history(tmp_path / name, history * 2)
@@ -163,3 +166,185 @@ def test_validation_is_pinned_and_leaves_the_mode_alone():
     assert first == second and model.training
     total = first["validation reconstruction"] + first["validation kl"]
     assert first["validation loss"] == pytest.approx(total)
+
+
+# ---- a penalty, and the one that is used: proofreading -----------------------------------------
+
+
+def redraw(model, tokens, generator):
+    """Ask for little ink in what the prior draws: a penalty that uses up the generator."""
+    z = torch.randn(len(tokens), model.latent, generator=generator)
+    return 100 * model.draw(tokens, z).mean()
+
+
+def test_a_penalty_joins_the_loss_and_stays_out_of_the_history():
+    free, history = train()
+    same, same_history = train(penalty=lambda model, tokens, generator: torch.zeros(()))
+    assert torch.equal(weights(free), weights(same))
+    known = lambda model, tokens, generator: torch.tensor(1e4)  # noqa: E731 (no gradient)
+    dear, dear_history = train(penalty=known)
+    assert torch.equal(weights(free), weights(dear))
+    for row, other, third in zip(history, same_history, dear_history, strict=True):
+        for name in ("reconstruction", "kl", "beta", "learning rate"):
+            assert row[name] == other[name] == third[name]
+
+
+def test_a_penalty_is_obeyed():
+    def ink(model):
+        return redraw(model, TOKENS.repeat(20, 1), torch.Generator().manual_seed(3)).item()
+
+    def strict(*given):
+        return 30 * redraw(*given)
+
+    free, penalised = train(rate=1e-2)[0], train(rate=1e-2, penalty=strict)[0]
+    assert ink(penalised) < 0.5 * ink(free)
+
+
+def test_a_penalty_meets_each_batch_once():
+    met = []
+
+    def look(model, tokens, generator):
+        assert model.training and isinstance(generator, torch.Generator)
+        met.append(tokens)
+        return torch.zeros(())
+
+    train(penalty=look, epochs=2)
+    generator = torch.Generator().manual_seed(0)
+    assert len(met) == 2 * 6
+    assert torch.equal(met[0], next(batches(generator))[1]), "the inputs of the batch"
+
+
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_stopped_and_resumed_is_the_same_training_with_a_penalty(tmp_path, epoch):
+    whole, history = train(penalty=redraw)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, after_epoch=stop_after(epoch), penalty=redraw)
+    resumed, resumed_history = train(tmp_path, penalty=redraw)
+    assert torch.equal(weights(whole), weights(resumed))
+    assert not torch.equal(weights(whole), weights(train()[0])), "the penalty does something"
+    assert [row["kl"] for row in history] == [row["kl"] for row in resumed_history]
+
+
+def test_a_penalty_that_is_no_number_stops_and_keeps_the_last_good_state(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path, after_epoch=stop_after(1))
+    good = (tmp_path / "last.safetensors").read_bytes()
+    with pytest.raises(FloatingPointError, match="lower the learning rate"):
+        train(tmp_path, penalty=lambda *given: float("nan") * redraw(*given))
+    assert (tmp_path / "last.safetensors").read_bytes() == good
+
+
+class Reader(torch.nn.Module):
+    """A proofreader that keeps what it is shown and always reads one digit, more or less surely."""
+
+    def __init__(self, digit=0, surety=0.0):
+        super().__init__()
+        self.logits = torch.nn.Parameter(surety * torch.eye(10)[digit], requires_grad=False)
+        self.shown = []
+
+    def forward(self, pictures):
+        self.shown.append(pictures.detach())
+        return self.logits + 0 * pictures.mean((1, 2, 3))[:, None]
+
+
+@pytest.fixture
+def digit_model():
+    torch.manual_seed(0)
+    model = ConvCVAE()
+    model.head.requires_grad_(False)
+    return model.train()
+
+
+@pytest.fixture
+def embeddings():
+    return torch.randn(100, 384, generator=torch.Generator().manual_seed(1)) / 384**0.5
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def test_a_proofreader_that_cannot_tell_costs_ln_10(digit_model, embeddings):
+    reader = Reader()
+    cost = proofread(digit_model, embeddings, seeded(), reader)
+    assert cost.shape == () and cost.item() == pytest.approx(5 * math.log(10))
+    half = proofread(digit_model, embeddings, seeded(), reader, n=7, strictness=0.5)
+    assert half.item() == pytest.approx(0.5 * math.log(10))
+    few = proofread(digit_model, embeddings[:3], seeded(), reader)
+    assert few.item() == pytest.approx(5 * math.log(10))
+    assert [x.shape for x in reader.shown] == [(n, 1, 28, 28) for n in (64, 7, 3)]
+    assert all(0 <= x.min() and x.max() <= 1 for x in reader.shown)
+
+
+def test_a_proofreader_asks_for_the_digit_that_the_head_reads(digit_model, embeddings):
+    with torch.no_grad():
+        digit_model.head.digit.weight.zero_()
+        digit_model.head.digit.bias.copy_(torch.eye(10)[3])
+    pleased = proofread(digit_model, embeddings, seeded(), Reader(3, surety=20.0))
+    annoyed = proofread(digit_model, embeddings, seeded(), Reader(4, surety=20.0))
+    assert pleased.item() == pytest.approx(0, abs=1e-4)
+    assert annoyed.item() == pytest.approx(5 * 20, abs=1e-3)
+
+
+def test_a_proofreader_is_shown_the_prior(digit_model, embeddings):
+    """Codes are standard normal, come from the generator, and no picture is encoded."""
+    met = []
+
+    def decode(z, condition):
+        met.append((z, condition))
+        return torch.zeros(len(z), 1, 28, 28)
+
+    digit_model.decode, digit_model.encode = decode, None
+    for _ in range(2):
+        proofread(digit_model, embeddings.repeat(40, 1), seeded(), Reader(), n=4000)
+    (z, condition), (again, _) = met
+    assert torch.equal(z, again) and condition.shape == (4000, 16)
+    assert z.shape == (4000, 20)
+    assert z.mean().abs() < 0.02 and z.std().item() == pytest.approx(1, abs=0.02)
+
+
+def test_the_gradient_of_proofreading_reaches_the_decoder_alone(digit_model, embeddings):
+    torch.manual_seed(1)
+    reader = Proofreader().eval().requires_grad_(False)
+    proofread(digit_model, embeddings, seeded(), reader).backward()
+    assert all(p.grad is None for p in reader.parameters()), "the proofreader is frozen"
+    reached = {name.split(".")[0] for name, p in digit_model.named_parameters()
+               if p.grad is not None and p.grad.abs().sum() > 0}
+    assert reached == {"expand", "film1", "up1", "film2", "up2"}
+
+
+def picture_batches(generator):
+    for _ in range(3):
+        pictures = torch.rand(16, 1, 28, 28, generator=generator).round()
+        yield pictures, torch.randn(16, 384, generator=generator) / 384**0.5
+
+
+def test_training_with_a_proofreader_pleases_it_leaves_it_alone_and_resumes(tmp_path):
+    torch.manual_seed(1)
+    reader = Proofreader().eval().requires_grad_(False)
+    reader[-1].weight.mul_(20)  # untrained, but sure of what it reads
+    before = weights(reader).clone()
+
+    def run(penalty, **settings):
+        torch.manual_seed(0)
+        model = ConvCVAE()
+        model.head.requires_grad_(False)
+        model.head.digit.bias[3] = 9  # threes are asked for
+        return train_cvae(model, picture_batches, 2, 3, rate=5e-3, penalty=penalty, **settings)[0]
+
+    def cost(model):
+        inputs = torch.randn(64, 384, generator=seeded(5)) / 384**0.5
+        return proofread(model, inputs, seeded(6), reader).item()
+
+    read = functools.partial(proofread, proofreader=reader)
+    whole = run(read)
+    assert torch.equal(weights(reader), before)
+    assert cost(whole) < cost(run(None)) - 0.4
+    with pytest.raises(KeyboardInterrupt):
+        run(read, folder=tmp_path, after_epoch=stop_after(1))
+    assert torch.equal(weights(whole), weights(run(read, folder=tmp_path)))
+
+
+def test_a_model_without_a_head_cannot_be_proofread():
+    with pytest.raises(AttributeError, match="head"):
+        train(penalty=functools.partial(proofread, proofreader=Reader()))

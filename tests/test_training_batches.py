@@ -1,12 +1,19 @@
-"""What training is fed with, and the prompt head's own training."""
+"""What training is fed with, and the trainings of its helpers: prompt head and proofreader."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from helpers.mnist import load_mnist
-from helpers.models import PromptHead
-from helpers.training import caption_batches, group_by_digit, train_head
+from helpers.mnist import load_mnist, to_float
+from helpers.models import PromptHead, Proofreader
+from helpers.training import (
+    caption_batches,
+    group_by_digit,
+    toss_pixels,
+    train_classifier,
+    train_head,
+    train_proofreader,
+)
 
 
 def seeded(seed=0):
@@ -74,6 +81,149 @@ def test_caption_batches_follow_their_generator(pictures):
     first, second = run(generator), run(generator)
     assert all(map(torch.equal, first, run(seeded())))
     assert not all(map(torch.equal, first, second)), "the next epoch has another order"
+
+
+# ---- tossed pixels -----------------------------------------------------------------------------
+
+
+def grey(level, n=40):
+    return torch.full((n, 1, 28, 28), level)
+
+
+def test_tossed_pixels_are_white_as_often_as_they_are_grey():
+    levels = [0.0, 0.25, 0.5, 0.9, 1.0]
+    tossed = [x for x, _ in toss_pixels([(grey(level), None) for level in levels], seeded())]
+    assert all(x.shape == (40, 1, 28, 28) and x.dtype == torch.float32 for x in tossed)
+    assert set(torch.cat(tossed).unique().tolist()) == {0, 1}
+    assert tossed[0].max() == 0 and tossed[-1].min() == 1, "black and white are no chance"
+    # 31,360 tosses: four standard errors are 0.011 at most
+    assert [x.mean().item() for x in tossed] == pytest.approx(levels, abs=0.012)
+
+
+def test_each_pixel_has_a_toss_of_its_own():
+    (tossed, _), = toss_pixels([(grey(0.5, 400), None)], seeded())
+    means = tossed.mean(0)
+    assert 0.3 < means.min() and means.max() < 0.7
+    neighbours = torch.stack([tossed[..., 1:].flatten(), tossed[..., :-1].flatten()])
+    assert torch.corrcoef(neighbours)[0, 1].abs() < 0.02
+
+
+def test_tossed_batches_keep_their_inputs_and_their_grey_pictures():
+    batches = [(grey(0.5), torch.arange(40)), (grey(0.5), torch.arange(40, 80))]
+    tossed = list(toss_pixels(batches, seeded()))
+    assert len(tossed) == 2
+    assert all(mine is given for (_, mine), (_, given) in zip(tossed, batches, strict=True))
+    assert all(torch.equal(pictures, grey(0.5)) for pictures, _ in batches)
+
+
+def test_a_picture_is_tossed_anew_each_time_and_the_generator_decides_how():
+    def run(generator):
+        return torch.cat([x for x, _ in toss_pixels([(grey(0.5), None)] * 2, generator)])
+
+    generator = seeded()
+    first, second = run(generator), run(generator)
+    torch.manual_seed(99)
+    assert torch.equal(first, run(seeded()))
+    assert not torch.equal(first, second) and not torch.equal(first[:40], first[40:])
+
+
+@pytest.mark.parametrize("level", [-0.1, 1.1, 255.0, float("nan")])
+def test_grey_levels_outside_0_and_1_cannot_be_tossed(level):
+    with pytest.raises(RuntimeError, match="p_in >= 0 && p_in <= 1"):
+        next(toss_pixels([(grey(level), None)], seeded()))
+
+
+# ---- classifiers -------------------------------------------------------------------------------
+
+
+class Recorder(torch.nn.Module):
+    """A classifier that keeps what it is shown; where the ink is tells the shift."""
+
+    def __init__(self):
+        super().__init__()
+        self.bias = torch.nn.Parameter(torch.zeros(10))
+        self.shown = []
+
+    def forward(self, pictures):
+        assert self.training
+        self.shown.append(pictures.clone())
+        return self.bias.expand(len(pictures), 10)
+
+
+def test_a_classifier_is_shown_every_picture_once_an_epoch_and_shifted():
+    images = torch.zeros(23, 28, 28, dtype=torch.uint8)
+    images[:, 14, 14] = torch.arange(1, 24)
+    torch.manual_seed(0)
+    recorder = train_classifier(Recorder(), images, torch.zeros(23).long(), epochs=40, batch=4)
+    assert not recorder.training
+    assert len(recorder.shown) == 40 * 5, "the last three pictures do not fill a batch"
+    places = set()
+    for epoch in range(40):
+        pictures = torch.cat(recorder.shown[5 * epoch : 5 * epoch + 5])
+        marks = (pictures.amax((1, 2, 3)) * 255).round().int().tolist()
+        assert len(set(marks)) == 20 and set(marks) <= set(range(1, 24))
+    for pictures in recorder.shown:
+        found = pictures[:, 0].nonzero()[:, 1:].unique(dim=0)
+        assert len(found) == 1, "a batch is shifted as a whole"
+        places.add(tuple((found[0] - 14).tolist()))
+    assert {x for place in places for x in place} == {-2, -1, 0, 1, 2}
+    assert recorder.bias.argmax() == 0 and recorder.bias[0] > 0.1, "and learns its labels"
+
+
+def test_a_classifier_learns_and_depends_on_the_seed_alone(digits_to_read):
+    def run(seed):
+        torch.manual_seed(seed)
+        return train_classifier(Proofreader(), *digits_to_read[:2], epochs=2, batch=50)
+
+    first, again, other = run(0), run(0), run(1)
+    for a, b, c in zip(first.parameters(), again.parameters(), other.parameters(), strict=True):
+        assert torch.equal(a, b) and not torch.equal(a, c)
+    assert share_read(first, *digits_to_read[2:]) > 0.7
+    assert all(p.requires_grad for p in first.parameters()), "freezing is up to the caller"
+
+
+def test_too_few_pictures_for_a_batch_are_refused(digits_to_read):
+    images, labels = digits_to_read[:2]
+    with pytest.raises(ValueError, match="do not fill a batch of 50: give more"):
+        train_classifier(Proofreader(), images[:20], labels[:20], epochs=2, batch=50)
+
+
+@pytest.fixture(scope="module")
+def digits_to_read():
+    """Pictures and labels to learn from, and others to be examined on."""
+    images, labels = load_mnist(train=False)
+    return images[:3000], labels[:3000], images[5000:6000], labels[5000:6000]
+
+
+def share_read(classifier, images, labels):
+    with torch.no_grad():
+        return (classifier(to_float(images)).argmax(1) == labels).float().mean().item()
+
+
+@pytest.fixture(scope="module")
+def proofreader(digits_to_read):
+    return train_proofreader(*digits_to_read[:2], epochs=4)
+
+
+def test_a_proofreader_reads_and_is_frozen(proofreader, digits_to_read):
+    assert isinstance(proofreader, Proofreader) and not proofreader.training
+    assert not any(p.requires_grad for p in proofreader.parameters())
+    assert proofreader(torch.zeros(3, 1, 28, 28)).shape == (3, 10)
+    assert 0.75 < share_read(proofreader, *digits_to_read[2:]) < 0.99
+
+
+def test_a_proofreader_repeats_itself_whatever_came_before(digits_to_read):
+    def run(**settings):
+        torch.rand(1)  # moves torch's global generator on
+        reader = train_proofreader(digits_to_read[0][:500], digits_to_read[1][:500], 1, **settings)
+        return torch.cat([p.flatten() for p in reader.parameters()])
+
+    first = run()
+    assert torch.equal(first, run()) and torch.equal(first, run(seed=77))
+    assert not torch.equal(first, run(seed=78))
+
+
+# ---- the prompt head ---------------------------------------------------------------------------
 
 
 def make_sentences(per_digit, seed):
