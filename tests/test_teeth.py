@@ -33,6 +33,12 @@ BREAKS = {
         "for c in prompt.lower() if c in LETTERS and c != 'q']",
         "test_characters.py::test_every_letter_has_its_number",
     ),
+    "a distance that forgets how wide the crowds are": (
+        "metrics.py",
+        "a.trace() + b.trace() - 2 * roots.sum()",
+        "0 * roots.sum()",
+        "test_metrics.py::test_frechet_distance_of_correlated_gaussians",
+    ),
 }
 
 # Whatever is installed, the tests must import the copy.
