@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from helpers import release
+from helpers import evaluation, release
 from helpers.checkpoints import checkpoint_paths, load_checkpoint
 from helpers.metrics import train_shape_judge
 
@@ -16,7 +16,7 @@ def test_evaluation_writes_what_it_measures(tmp_path, monkeypatch, capsys):
     weights, facts_path = checkpoint_paths(tmp_path / "shapes-mlp.safetensors")
     before = json.loads(facts_path.read_text())
     facts_path.write_text(json.dumps(before | {"results": {"training seconds": 7}}))
-    monkeypatch.setattr(release, "train_shape_judge", lambda: train_shape_judge(steps=300))
+    monkeypatch.setattr(evaluation, "train_shape_judge", lambda: train_shape_judge(steps=300))
 
     release.evaluate_released(str(weights))
 
