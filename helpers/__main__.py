@@ -1,4 +1,4 @@
-"""The command line: `python -m helpers draw "a seven"`, `train NAME`, `evaluate NAME`."""
+"""The command line: `python -m helpers draw "a seven"`, `train`, `evaluate` and `compare`."""
 
 import argparse
 import os
@@ -27,7 +27,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def make_parser():
-    """Build the argument parser of the three subcommands."""
+    """Build the argument parser of the four subcommands."""
     parser = _Parser(prog="python -m helpers", description="Draw from a sentence.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     draw = commands.add_parser("draw", help="draw pictures of a prompt and write them as PNG")
@@ -44,6 +44,9 @@ def make_parser():
         command = commands.add_parser(name, help=f"{name} a released checkpoint")
         command.add_argument("name", help=f"one of {', '.join(known_checkpoints()) or 'none yet'}")
         command.set_defaults(run=run)
+    compare = commands.add_parser("compare", help="train the controls of notebook 10 anew")
+    compare.add_argument("rows", nargs="*", help="rows of its table; all of them without any")
+    compare.set_defaults(run=run_compare)
     return parser
 
 
@@ -80,6 +83,13 @@ def run_evaluate(arguments):
     from helpers.release import evaluate_released  # noqa: PLC0415
 
     evaluate_released(arguments.name)
+
+
+def run_compare(arguments):
+    """Train and measure rows of the table of controls."""
+    from helpers.comparisons import compare  # noqa: PLC0415
+
+    compare(arguments.rows)
 
 
 def _check_folder(folder):

@@ -138,8 +138,8 @@ def test_damaged_weights(letters, capsys, tmp_path):
     assert "damaged or truncated" in refusal(capsys, main(["draw", "x", "--checkpoint", str(copy)]))
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate"])
-def test_unknown_names_to_train_and_evaluate(capsys, command):
+@pytest.mark.parametrize("command", ["train", "evaluate", "compare"])
+def test_unknown_names_to_the_slow_commands(capsys, command):
     assert "nonesuch" in refusal(capsys, main([command, "nonesuch"]))
 
 

@@ -15,22 +15,35 @@ ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 CHAPTERS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 
-PERCENT, COUNT = "{:.1%}".format, "{:,}".format
-ACCURACY = "prompt accuracy"
+PERCENT, COUNT, ONCE = "{:.1%}".format, "{:,}".format, "{:.1f}".format
+M = "measures"
 ROWS = (  # what the README says, the checkpoint, the place in its results, how it is written
-    ("`mnist-cvae` | pictures drawn and judged, for either kind of phrasing", "mnist-cvae",
-     (ACCURACY, "pictures"), COUNT),
+    ("`mnist-cvae` | pictures judged for either kind of phrasing, with each of three seeds",
+     "mnist-cvae", ("pictures",), COUNT),
     ("`mnist-cvae` | show the digit asked for, training phrasings", "mnist-cvae",
-     (ACCURACY, "training"), PERCENT),
+     (M, "prompt accuracy, training", "mean"), PERCENT),
     ("`mnist-cvae` | show the digit asked for, held-out phrasings", "mnist-cvae",
-     (ACCURACY, "held-out"), PERCENT),
+     (M, "prompt accuracy, held-out", "mean"), PERCENT),
     ("`mnist-cvae` | the same for the worst of the ten digits", "mnist-cvae",
-     (ACCURACY, "worst digit, held-out"), PERCENT),
+     (M, "worst digit, held-out", "mean"), PERCENT),
+    ("judge A | real test pictures named rightly", "mnist-cvae",
+     (M, "prompt accuracy, held-out", "real"), PERCENT),
+    ("`mnist-cvae` | Fréchet distance, in multiples of that of real training pictures",
+     "mnist-cvae", (M, "Fréchet ratio", "mean"), ONCE),
+    ("`mnist-cvae` | kinds of real handwriting that it also draws (coverage)", "mnist-cvae",
+     (M, "coverage", "mean"), PERCENT),
+    ("real training pictures | the same", "mnist-cvae", (M, "coverage", "real"), PERCENT),
+    ("`mnist-cvae` | real digits read by a classifier that learned from its drawings", "mnist-cvae",
+     (M, "train on these, test on real", "mean"), PERCENT),
+    ("real training pictures | the same, from as many", "mnist-cvae",
+     (M, "train on these, test on real", "real"), PERCENT),
+    ("`mnist-cvae` | bound on −log p of a tossed test picture, digit untold, nats", "mnist-cvae",
+     ("nats", "IWAE, marginal"), ONCE),
     ("`mnist-cvae` | parameters", "mnist-cvae", ("parameters",), COUNT),
     ("`mnist-cvae` | seconds of training on two CPU cores", "mnist-cvae", ("training seconds",),
      COUNT),
-    ("the judge | real test pictures named rightly", "mnist-cvae",
-     ("judge accuracy on real test pictures",), PERCENT),
+    ("`mnist-cvae` | milliseconds per picture", "mnist-cvae", ("milliseconds per picture",),
+     "{:.2f}".format),
     ("`shapes-cvae` | show the shape asked for, mean of nine prompts", "shapes-cvae",
      ("accuracy", "mean"), PERCENT),
     ("`shapes-cvae` | variety, mean of nine prompts", "shapes-cvae", ("variance ratio", "mean"),
@@ -99,7 +112,7 @@ def test_python_example(capsys):
 
 def test_command_lines_are_understood():
     lines = [line for line in code("bash").splitlines() if line.startswith("python -m helpers")]
-    assert len(lines) == 3
+    assert len(lines) == 4
     for line in lines:
         assert make_parser().parse_args(shlex.split(line)[3:]).run
 
