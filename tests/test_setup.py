@@ -152,6 +152,23 @@ def test_ruff_has_nothing_to_say():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+MEANT = "thre,eigth,Theis"  # two misspelt prompts and a name
+
+
+def test_codespell_has_nothing_to_say(tmp_path):
+    """The cells of notebooks are read without their outputs."""
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("data/*.md"), *ROOT.glob("helpers/*.py")]
+    for path in ROOT.glob("notebooks/**/[0-9]*.ipynb"):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        pages.append(tmp_path / f"{path.stem}.txt")
+        pages[-1].write_text("\n\n".join("".join(c["source"]) for c in cells), encoding="utf-8")
+    done = subprocess.run(
+        [Path(sys.executable).with_name("codespell"), "-L", MEANT, *pages],
+        capture_output=True, text=True, check=False, timeout=60,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 @needs_make
 @pytest.mark.parametrize("prompt", NASTY)
 def test_a_prompt_reaches_python_as_typed(tmp_path, prompt):
