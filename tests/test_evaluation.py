@@ -119,7 +119,7 @@ def test_rows_have_the_same_budget():
 
 
 def test_an_unknown_row_is_refused_before_anything_slow():
-    with pytest.raises(ValueError, match="There is no row 'beta 7': choose among as released"):
+    with pytest.raises(ValueError, match="There is no row 'beta 7': choose among 'as released"):
         comparisons.compare(["beta 7"])
 
 
