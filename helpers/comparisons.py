@@ -90,7 +90,8 @@ def compare(names=()):
     known = [*ROWS, STRAIGHTFORWARD]
     for name in names:
         if name not in known:
-            raise ValueError(f"There is no row {name!r}: choose among {', '.join(map(repr, known))}.")
+            rows = ", ".join(map(repr, known))
+            raise ValueError(f"There is no row {name!r}: choose among {rows}.")
     yardstick = Yardstick()
     for name in names or known:
         row = _row(ROWS[name], yardstick) if name in ROWS else _straightforward(yardstick)
