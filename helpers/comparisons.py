@@ -20,10 +20,10 @@ from tqdm.auto import tqdm
 
 from helpers.captions import TRAINING_PHRASINGS, WORDS, all_captions
 from helpers.checkpoints import CHECKPOINTS, checkpoint_paths
-from helpers.evaluation import PICTURES, Yardstick
+from helpers.evaluation import Yardstick, accuracies, elbo
 from helpers.files import write_whole
 from helpers.generator import sentence_encoder
-from helpers.metrics import binarise, draw_balanced, frechet_distance, log_weights, name_digits
+from helpers.metrics import binarise
 from helpers.mnist import DATA, load_mnist, load_splits
 from helpers.models import ConvCVAE, elbo_terms
 from helpers.training import (
@@ -168,14 +168,11 @@ def _measure(model, yardstick, inputs=None):
     """Draw 10,000 pictures with seed 0 for each kind of phrasing and measure those held out."""
     row = {}
     for kind, (embeddings, digits) in yardstick.prompts.items():
-        asked, named = (embeddings, digits) if inputs is None else (inputs, inputs)
-        pictures, rows = draw_balanced(model, asked, named, PICTURES)
-        right = (name_digits(yardstick.judge, pictures) == named[rows]).float()
-        row[f"prompt accuracy, {kind}"] = right.mean().item()
-        row[f"worst digit, {kind}"] = right.reshape(10, -1).mean(1).min().item()
+        asked = (embeddings, digits) if inputs is None else (inputs, inputs)
+        pictures, right, _ = yardstick.draw(model, *asked)
+        row |= accuracies(right, kind)
     fidelity = yardstick.fidelity(pictures)
-    floor = frechet_distance(yardstick.test_features, yardstick.describe(yardstick.real))
-    row["Fréchet ratio"] = fidelity["Fréchet distance"] / floor
+    row["Fréchet ratio"] = fidelity["Fréchet distance"] / yardstick.floor
     row["coverage"] = fidelity["coverage"]
     row["negative ELBO"] = _negative_elbo(model, yardstick, inputs)
     return {key: round(value, 4) for key, value in row.items()}
@@ -191,9 +188,7 @@ def _negative_elbo(model, yardstick, inputs):
         inputs = captions[labels, rows]
     else:
         inputs = labels
-    batches = zip(pictures.split(500), inputs.split(500), strict=True)
-    weights = [log_weights(model, x, c, 1, generator) for x, c in batches]
-    return -torch.cat(weights, dim=1).mean().item()
+    return -elbo(model, pictures, inputs, generator).mean().item()
 
 
 class _Captioned(MNIST):

@@ -59,6 +59,7 @@ class Yardstick:
         prompts: "training" and "held-out", each with embeddings (m, 384) and digits (m,).
         real, real_digits: 10,000 training pictures, 1,000 per digit, and what they show.
         test_images, test_labels: the real test set; `test_features` describes it.
+        floor: the Fréchet distance of the real training pictures.
     """
 
     def __init__(self):
@@ -73,6 +74,12 @@ class Yardstick:
         self.real, self.real_digits = to_float(self.images[rows]), labels[rows]
         self.test_images, self.test_labels = splits["test"]
         self.test_features = self.describe(to_float(self.test_images))
+        self.floor = frechet_distance(self.test_features, self.describe(self.real))
+
+    def draw(self, model, inputs, digits, seed=0):
+        """Draw 10,000 pictures; say which show what was asked (10000,), and from which input."""
+        pictures, rows = draw_balanced(model, inputs, digits, PICTURES, seed)
+        return pictures, (name_digits(self.judge, pictures) == digits[rows]).float(), rows
 
     def fidelity(self, pictures):
         """Measure 10,000 pictures by judge B's features against those of the real test set."""
@@ -122,11 +129,17 @@ def _draw_and_measure(model, yardstick, seed):
     """Measure one seed; also say which held-out pictures were right, and of which caption."""
     row = {}
     for kind, (embeddings, digits) in yardstick.prompts.items():
-        pictures, captions = draw_balanced(model, embeddings, digits, PICTURES, seed)
-        right = (name_digits(yardstick.judge, pictures) == digits[captions]).float()
-        row[f"prompt accuracy, {kind}"] = right.mean().item()
-        row[f"worst digit, {kind}"] = right.reshape(10, -1).mean(1).min().item()
+        pictures, right, captions = yardstick.draw(model, embeddings, digits, seed)
+        row |= accuracies(right, kind)
     return row | yardstick.measure(pictures, digits[captions], seed), right, captions
+
+
+def accuracies(right, kind):
+    """Average what was right (10000,), digit by digit, over all and for the worst digit."""
+    return {
+        f"prompt accuracy, {kind}": right.mean().item(),
+        f"worst digit, {kind}": right.reshape(10, -1).mean(1).min().item(),
+    }
 
 
 def _summarise(rows, real):
@@ -162,6 +175,12 @@ def _by_digit_and_phrasing(asked):
     }
 
 
+def elbo(model, pictures, inputs, generator):
+    """Estimate the ELBO of tossed pictures (n, 1, 28, 28) with one code each: (n,) nats."""
+    batches = zip(pictures.split(500), inputs.split(500), strict=True)
+    return torch.cat([log_weights(model, x, c, 1, generator)[0] for x, c in batches])
+
+
 def _measure_likelihood(model, yardstick, subset=1000, samples=1000):
     """Bound −log p in nats per tossed test picture: on all of them, then tightly on a subset."""
     embeddings, digits = yardstick.prompts["held-out"]
@@ -171,10 +190,7 @@ def _measure_likelihood(model, yardstick, subset=1000, samples=1000):
     ten = captions[torch.arange(10), chosen]  # 10000×10×384: one caption of every digit
     labels, pictures = yardstick.test_labels, binarise(yardstick.test_images)
     own = ten[torch.arange(PICTURES), labels]
-    elbo = torch.cat([
-        log_weights(model, x, c, 1, generator).mean(0)
-        for x, c in zip(pictures.split(500), own.split(500), strict=True)
-    ])
+    loose = elbo(model, pictures, own, generator)
     rows = torch.randperm(PICTURES, generator=generator)[:subset]
     bounds = torch.stack([
         bounds_by_digit(model, pictures[row], ten[row], samples, generator)
@@ -184,8 +200,8 @@ def _measure_likelihood(model, yardstick, subset=1000, samples=1000):
     return {
         "pictures": subset,
         "samples": samples,
-        "negative ELBO, conditional, all test pictures": round(-elbo.mean().item(), 3),
-        "negative ELBO, conditional": round(-elbo[rows].mean().item(), 3),
+        "negative ELBO, conditional, all test pictures": round(-loose.mean().item(), 3),
+        "negative ELBO, conditional": round(-loose[rows].mean().item(), 3),
         "IWAE, conditional": round(-conditional.mean().item(), 3),
         "IWAE, marginal": round(-marginal.mean().item(), 3),
         "standard error": round((marginal.std() / subset**0.5).item(), 3),
@@ -206,16 +222,13 @@ def _measure_speed(model, n=256):
 def measure_curve(snapshots):
     """Measure averaged weights kept during a training: accuracy and Fréchet ratio by seconds."""
     yardstick = Yardstick()
-    floor = frechet_distance(yardstick.test_features, yardstick.describe(yardstick.real))
-    embeddings, digits = yardstick.prompts["held-out"]
     curve = []
     for seconds, model in tqdm(snapshots, "curve"):
-        pictures, rows = draw_balanced(model, embeddings, digits, PICTURES)
-        right = (name_digits(yardstick.judge, pictures) == digits[rows]).float().mean().item()
+        pictures, right, _ = yardstick.draw(model, *yardstick.prompts["held-out"])
         distance = frechet_distance(yardstick.test_features, yardstick.describe(pictures))
         curve.append({
             "seconds": round(seconds, 1),
-            "prompt accuracy, held-out": round(right, 4),
-            "Fréchet ratio": round(distance / floor, 2),
+            "prompt accuracy, held-out": round(right.mean().item(), 4),
+            "Fréchet ratio": round(distance / yardstick.floor, 2),
         })
     return curve
