@@ -202,10 +202,10 @@ def differences(cell, module):
             if k not in there or without_docstrings(here[k]) != without_docstrings(there[k])]
 
 
-TEACHING = [
-    (path, source, match[1])
+TEACHING = [  # from the comment on: imports may stand above it
+    (path, source[match.start() :], match[1])
     for path in NOTEBOOKS for source in cells(path, "code")
-    if (match := re.match(r"# (helpers/\w+\.py)\b", source))
+    if (match := re.search(r"^# (helpers/\w+\.py)\b", source, re.MULTILINE))
 ]
 
 
