@@ -15,10 +15,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from helpers.files import write_whole
-from helpers.models import ConvCVAE, FirstGenerator, ShapesCVAE
+from helpers.models import ConvCVAE, FirstGenerator, SentenceLayers, ShapesCVAE, StyleCVAE
 
 CHECKPOINTS = Path(__file__).resolve().parents[1] / "checkpoints"
-MODELS = {model.__name__: model for model in (FirstGenerator, ShapesCVAE, ConvCVAE)}
+MODELS = {
+    model.__name__: model
+    for model in (FirstGenerator, ShapesCVAE, ConvCVAE, StyleCVAE, SentenceLayers)
+}
 EXTRA = "extra."  # tensors that are kept with the weights and belong to no layer
 PACKAGES = ("torch", "numpy", "safetensors", "sentence-transformers")
 
@@ -174,7 +177,7 @@ def load_checkpoint(name, device="cpu"):
 
 
 def _restore(path):
-    if path.parent != CHECKPOINTS:
+    if CHECKPOINTS not in path.parents:
         return "write it again with save_checkpoint"
     return (
         f"restore it with 'git checkout -- checkpoints' or train it again with "

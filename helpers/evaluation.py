@@ -27,6 +27,7 @@ from helpers.metrics import (
 )
 from helpers.mnist import load_splits, to_float
 from helpers.shapes import PROMPTS
+from helpers.style_evaluation import measure_styles_of
 from helpers.training import group_by_digit
 
 SEEDS = (0, 1, 2)
@@ -122,6 +123,8 @@ def _measure_digits(model):
         asked.append((right, captions))
     results = {"pictures": PICTURES, "seeds": len(SEEDS), "measures": _summarise(rows, real)}
     results |= _by_digit_and_phrasing(asked)
+    if hasattr(model, "place"):  # what it draws from is not the prior of its ELBO: no nats
+        return results | {"styles": measure_styles_of(model, yardstick)} | _measure_speed(model)
     return results | {"nats": _measure_likelihood(model, yardstick)} | _measure_speed(model)
 
 

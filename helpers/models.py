@@ -1,4 +1,4 @@
-"""The generators: a first MLP (notebook 3), the shapes CVAE (4), the convolutional CVAE (7, 8).
+"""The generators: a first MLP (notebook 3), the shapes CVAE (4), the convolutional CVAE (7, 8, 11).
 
 Every generator has `latent`, the size of the vector that carries the variety, `reads`, what its
 prompts are turned into first ("characters" or "sentences"), and `draw(inputs, z)`.
@@ -240,4 +240,113 @@ class Proofreader(nn.Sequential):
             nn.Conv2d(16, 32, 5, stride=2, padding=2), nn.SiLU(),  # n×32×7×7
             nn.Flatten(),                                          # n×1568
             nn.Linear(1568, 10),                                   # n×10
+        )
+
+
+class SentenceLayers(nn.Module):
+    """Two layers over centred and scaled sentence embeddings, with noise in training (notebook 11).
+
+    Centring, scaling and noise are those of `PromptHead`.
+
+    Args:
+        hidden: units of the first layer.
+        output: numbers that come out.
+        noise: standard deviation of the noise in training.
+    """
+
+    def __init__(self, hidden, output, noise):
+        super().__init__()
+        self.noise = noise
+        self.register_buffer("centre", torch.zeros(384))
+        self.register_buffer("scale", torch.ones(()))
+        self.net = nn.Sequential(
+            nn.Linear(384, hidden), nn.SiLU(),  # n×hidden
+            nn.Linear(hidden, output),          # n×output
+        )
+
+    def fit_scale(self, embeddings):
+        """Measure centre and scale on the embeddings (n, 384) of the training captions."""
+        self.centre.copy_(embeddings.mean(0))
+        self.scale.copy_((embeddings - self.centre).square().mean().rsqrt())
+
+    def forward(self, embeddings, generator=None):
+        """Map embeddings (n, 384) to logits (n, output); noise only in training."""
+        x = (embeddings - self.centre) * self.scale
+        if self.training:
+            x = x + self.noise * torch.randn(x.shape, generator=generator, device=x.device)
+        return self.net(x)
+
+
+class StyleHead(nn.Module):
+    """Turn sentence embeddings into what they say: a digit and four graded attributes.
+
+    The condition is made of probabilities that can be read one by one: ten for the digit, and for
+    each attribute five for its levels and a sixth for "nothing said" (notebook 11).
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.read = SentenceLayers(512, 10 + 4 * 6, noise=0.7)
+
+    def logits(self, embeddings, generator=None):
+        """Map embeddings (n, 384) to logits of the digit (n, 10) and of the levels (n, 4, 6)."""
+        out = self.read(embeddings, generator)
+        return out[:, :10], out[:, 10:].unflatten(1, (4, 6))
+
+    def forward(self, embeddings, generator=None):
+        """Map embeddings (n, 384) to conditions (n, 34); noise only in training."""
+        digit, levels = self.logits(embeddings, generator)
+        return torch.cat([digit.softmax(1), levels.softmax(2).flatten(1)], dim=1)
+
+    def digit(self, condition):
+        """Take the digit's probabilities out of a condition (n, 34): (n, 10)."""
+        return condition[:, :10]
+
+    def levels(self, condition):
+        """Take the levels' probabilities out of a condition (n, 34): (n, 4, 6)."""
+        return condition[:, 10:].unflatten(1, (4, 6))
+
+
+class StyleCVAE(ConvCVAE):
+    """The `ConvCVAE` on a longer condition, and with a prior that depends on it (notebook 11).
+
+    Each component of a code is shifted and scaled as the condition says before it is decoded (the
+    conditional prior of Sohn et al., 2015, trained on what is drawn from it).
+    """
+
+    def __init__(self, latent=20):
+        super().__init__(latent, condition=34)
+        self.head = StyleHead()                 # n×34
+        self.prior = nn.Sequential(
+            nn.Linear(34, 64), nn.SiLU(),       # n×64
+            nn.Linear(64, 2 * latent),          # n×40: mean and log of the standard deviation
+        )
+        nn.init.zeros_(self.prior[-1].weight)   # at first it changes nothing
+        nn.init.zeros_(self.prior[-1].bias)
+
+    def place(self, z, condition):
+        """Move standard normal codes z (n, latent) to where the condition (n, 34) wants them."""
+        mean, log_scale = self.prior(condition).chunk(2, dim=1)
+        return mean + log_scale.exp() * z
+
+    def draw(self, embeddings, z):
+        """Map embeddings (n, 384) and latents (n, latent) to pictures (n, 1, 28, 28) in [0, 1]."""
+        condition = self.head(embeddings)
+        return self.decode(self.place(z, condition), condition).sigmoid()
+
+
+class Ruler(nn.Sequential):
+    """A quick estimate of thickness, slant, width and size as ranks: (n, 1, 28, 28) → (n, 4).
+
+    Unlike the measures in `helpers/strokes.py` it has gradients, so it can read along while a
+    `StyleCVAE` is trained. It judges nothing (notebook 11).
+    """
+
+    def __init__(self):
+        super().__init__(
+            nn.Conv2d(1, 16, 5, stride=2, padding=2), nn.SiLU(),   # n×16×14×14
+            nn.Conv2d(16, 32, 5, stride=2, padding=2), nn.SiLU(),  # n×32×7×7
+            nn.Flatten(),                                          # n×1568
+            nn.Linear(1568, 64), nn.SiLU(),                        # n×64
+            nn.Linear(64, 4), nn.Sigmoid(),                        # n×4: ranks within the digit
         )

@@ -3,6 +3,7 @@
 import copy
 import functools
 import time
+from typing import NamedTuple
 
 import torch
 from safetensors.torch import save
@@ -11,12 +12,30 @@ from helpers.captions import TRAINING_PHRASINGS, all_captions
 from helpers.characters import CharacterTokenizer
 from helpers.checkpoints import load_checkpoint, save_checkpoint
 from helpers.evaluation import measure, measure_curve
+from helpers.everyday import caption_pictures, write_others
 from helpers.files import write_whole
-from helpers.generator import fit_understanding, sentence_encoder
+from helpers.generator import FAMILIARITY, sentence_encoder
 from helpers.metrics import JUDGES, name_digits, train_digit_judge, train_feature_judge
 from helpers.mnist import load_splits, to_float
-from helpers.models import ConvCVAE, FirstGenerator, ShapesCVAE
+from helpers.models import ConvCVAE, FirstGenerator, ShapesCVAE, StyleCVAE
 from helpers.shapes import PROMPTS
+from helpers.strokes import load_strokes, measure_styles
+from helpers.style_evaluation import measure_familiarity
+from helpers.style_training import (
+    pair_batches,
+    train_familiarity,
+    train_prior,
+    train_style_head,
+)
+from helpers.styles import (
+    LEVELS,
+    STYLES,
+    UNSAID,
+    known_captions,
+    level_of,
+    rank_within_digit,
+    styled_captions,
+)
 from helpers.training import (
     MNIST_RECIPE,
     SHAPES_RECIPE,
@@ -62,14 +81,84 @@ def _train_mnist_cvae(after_epoch):
         **MNIST_RECIPE, penalty=functools.partial(proofread, proofreader=proofreader),
         after_epoch=after_epoch,
     )
-    known, logistic = fit_understanding(sentence_encoder())
-    return model, {"understands": logistic}, {"captions": known}
+    return model, {}, {"captions": embeddings.half()}
+
+
+class Corpus(NamedTuple):
+    """What `mnist-style` learns from; the first captions are those of the training pictures."""
+
+    embeddings: torch.Tensor  # (n, 384)
+    digits: torch.Tensor      # (n,), what they name
+    said: torch.Tensor        # (n, 4), the levels that they name
+    known: torch.Tensor       # (7380, 384), encoded `known_captions`
+    measures: torch.Tensor    # (55000, 4), thickness, slant, width and size of the pictures
+    ranks: torch.Tensor       # (55000, 4), the same as ranks within their digit
+
+
+def write_corpus(labels, more=20_000):
+    """Measure the training pictures, write captions for them and others besides, encode all."""
+    measures = measure_styles(load_strokes()[: len(labels)])
+    ranks = rank_within_digit(measures, labels, measures, labels)
+    captions, said = caption_pictures(level_of(ranks), labels)
+    generator = torch.Generator().manual_seed(0)
+    levels = torch.randint(len(LEVELS), (more, len(STYLES)), generator=generator) - 2
+    digits = torch.randint(10, (more,), generator=generator)
+    others, others_said = caption_pictures(levels, digits, seed=1)
+    _, plain = all_captions(TRAINING_PHRASINGS)
+    _, styled, styled_said = styled_captions(len(known_captions()) - len(plain))
+    encode = sentence_encoder().encode
+    known = encode(list(known_captions()))
+    return Corpus(
+        torch.cat([encode(captions), encode(others), known]),
+        torch.cat([labels, digits, plain, styled]),
+        torch.cat([said, others_said, torch.full((len(plain), len(STYLES)), UNSAID), styled_said]),
+        known, measures, ranks,
+    )
+
+
+def _train_mnist_style(after_epoch):
+    images, labels = load_splits()["train"]
+    corpus = write_corpus(labels)
+    model = train_style(images, labels, corpus, after_epoch=after_epoch)
+    return model, {}, {"captions": corpus.known.half()}
+
+
+def train_style(images, labels, corpus, after_epoch=None, penalty=None, moved=True, **changes):
+    """Train a `StyleCVAE` as the released one, but for what the arguments change.
+
+    Args:
+        images, labels: the training pictures, uint8 (n, 28, 28), and their digits (n,).
+        corpus: a `Corpus`.
+        after_epoch: called with (averaged model, number of epochs done).
+        penalty: see `train_cvae`; the proofreader of notebook 8 without it.
+        moved: whether the prior is trained.
+        changes: to `MNIST_RECIPE`.
+
+    Returns:
+        The model with averaged weights, in evaluation mode.
+    """
+    captions = corpus.embeddings[: len(labels)]
+    proofreader = train_proofreader(images, labels)
+    torch.manual_seed(0)
+    model = StyleCVAE()
+    train_style_head(model.head, corpus.embeddings, corpus.digits, corpus.said)
+    model, _ = train_cvae(
+        model, lambda g: toss_pixels(pair_batches(images, captions, 250, g), g),
+        **MNIST_RECIPE | changes, after_epoch=after_epoch,
+        penalty=penalty or functools.partial(proofread, proofreader=proofreader),
+    )
+    if moved:
+        train_prior(
+            model, corpus.embeddings, images, labels, corpus.measures, corpus.ranks, proofreader
+        )
+    return model
 
 
 TRAINERS = {
     "shapes-mlp": _train_shapes_mlp,
     "shapes-cvae": _train_shapes_cvae,
     "mnist-cvae": _train_mnist_cvae,
+    "mnist-style": _train_mnist_style,
 }
 
 
@@ -77,7 +166,8 @@ def train_released(name):
     """Train a released checkpoint anew, measure it and write it to `checkpoints/`.
 
     Args:
-        name: "shapes-mlp", "shapes-cvae", "mnist-cvae", or "judges" for the judges of digits.
+        name: "shapes-mlp", "shapes-cvae", "mnist-cvae", "mnist-style", "familiarity" for the
+            network behind `understands`, or "judges" for the judges of digits.
 
     Raises:
         ValueError: the name is none of these.
@@ -85,9 +175,12 @@ def train_released(name):
     if name == "judges":
         _train_judges()
         return
+    if name == "familiarity":
+        _train_familiarity()
+        return
     if name not in TRAINERS:
         raise ValueError(
-            f"There is no recipe for {name!r}: choose {', '.join(TRAINERS)} or judges."
+            f"There is no recipe for {name!r}: choose {', '.join(TRAINERS)}, familiarity or judges."
         )
     snapshots = []
     start = time.perf_counter()
@@ -99,6 +192,16 @@ def train_released(name):
         results["curve"] = measure_curve(snapshots)
     save_checkpoint(name, model.eval(), {"seed": 0, "results": results} | facts, extra)
     evaluate_released(name)
+
+
+def _train_familiarity():
+    corpus = write_corpus(load_splits()["train"][1])
+    others = sentence_encoder().encode(write_others(20_000))
+    net = train_familiarity(corpus.embeddings, corpus.digits, others)
+    results = measure_familiarity(net)
+    arguments = {"hidden": 256, "output": 11, "noise": 1.0}
+    save_checkpoint(FAMILIARITY, net, {"arguments": arguments, "seed": 0, "results": results})
+    print(results)
 
 
 def evaluate_released(name):

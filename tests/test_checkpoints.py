@@ -17,9 +17,10 @@ from helpers.checkpoints import (
     load_checkpoint,
     save_checkpoint,
 )
-from helpers.models import ConvCVAE, FirstGenerator, ShapesCVAE
+from helpers.generator import BEST, FAMILIARITY
+from helpers.models import ConvCVAE, FirstGenerator, SentenceLayers, ShapesCVAE, StyleCVAE
 
-RELEASED = ("mnist-cvae", "shapes-cvae", "shapes-mlp")
+RELEASED = ("mnist-cvae", BEST, "shapes-cvae", "shapes-mlp")
 
 
 @pytest.fixture
@@ -72,10 +73,25 @@ def test_loaded_facts_can_be_saved_again(saved, tmp_path):
     assert copy.read_bytes() == saved[0].read_bytes()
 
 
-@pytest.mark.parametrize("kind", [FirstGenerator, ShapesCVAE, ConvCVAE])
+@pytest.mark.parametrize("kind", [FirstGenerator, ShapesCVAE, ConvCVAE, StyleCVAE])
 def test_every_model_goes_round(tmp_path, kind):
     path = save_checkpoint(tmp_path / "m", kind(), {})
     assert type(load_checkpoint(path)[0]) is kind
+
+
+def test_a_reader_goes_round(tmp_path):
+    arguments = {"hidden": 5, "output": 11, "noise": 1.0}
+    reader = SentenceLayers(**arguments)
+    reader.fit_scale(torch.randn(20, 384))
+    path = save_checkpoint(tmp_path / "r", reader, {"arguments": arguments})
+    loaded = load_checkpoint(path)[0]
+    x = torch.randn(3, 384)
+    assert torch.equal(loaded(x), reader.eval()(x)) and loaded.noise == 1.0
+
+
+def test_every_known_model_is_the_class_of_its_name():
+    assert all(kind.__name__ == name for name, kind in checkpoints.MODELS.items())
+    assert len(checkpoints.MODELS) == 5
 
 
 def test_loading_uses_up_no_random_numbers(saved):
@@ -100,15 +116,30 @@ def test_unknown_name_lists_the_known_ones():
     message = refused("mnist-cvea")
     for name in known_checkpoints():
         assert name in message
-    assert set(RELEASED) <= set(known_checkpoints())
+    there = {name for name in RELEASED if checkpoint_paths(name)[0].is_file()}
+    assert there <= set(known_checkpoints()) and len(there) >= 3
+    assert "familiarity" not in message, "a reader in a folder of its own draws nothing"
 
 
-@pytest.mark.parametrize("name", RELEASED)
+@pytest.mark.parametrize("name", [*RELEASED, FAMILIARITY])
 def test_released_checkpoints_load(name):
+    if not checkpoint_paths(name)[0].is_file():
+        pytest.skip(f"{name} is not there yet")
     model, facts = load_checkpoint(name)
     assert type(model).__name__ == facts["model"]
     assert facts["results"], "a released checkpoint carries measured results"
     assert all(torch.isfinite(p).all() for p in model.state_dict().values())
+
+
+def test_a_damaged_reader_says_how_to_restore_it(tmp_path, monkeypatch):
+    """Below `checkpoints/` git and training help, in whichever folder."""
+    monkeypatch.setattr(checkpoints, "CHECKPOINTS", tmp_path)
+    for folder in (tmp_path, tmp_path / "readers"):
+        path = save_checkpoint(folder / "familiarity", ShapesCVAE(), {})
+        path.write_bytes(path.read_bytes()[:-1])
+        refused(path, "git checkout -- checkpoints", "python -m helpers train familiarity")
+    monkeypatch.undo()
+    refused(path, "write it again with save_checkpoint")
 
 
 def test_missing_json(saved):

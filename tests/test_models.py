@@ -16,7 +16,11 @@ from helpers.characters import CharacterTokenizer
 from helpers.models import (
     ConvCVAE,
     PromptHead,
+    Ruler,
+    SentenceLayers,
     ShapesCVAE,
+    StyleCVAE,
+    StyleHead,
     elbo_terms,
     kl_divergence,
     modulate,
@@ -282,7 +286,7 @@ def test_reconstruction_draws_from_the_posterior(kind, inputs):
 
 
 def test_same_seed_same_weights():
-    for kind in (ShapesCVAE, ConvCVAE, PromptHead):
+    for kind in (ShapesCVAE, ConvCVAE, PromptHead, StyleCVAE, Ruler):
         first, again = build(kind, 3).state_dict(), build(kind, 3).state_dict()
         assert all(torch.equal(first[name], again[name]) for name in first)
 
@@ -291,3 +295,85 @@ def test_signature_is_what_checkpoints_keep():
     assert list(inspect.signature(ConvCVAE).parameters) == ["latent", "condition", "film"]
     assert ConvCVAE.reads == "sentences" and ShapesCVAE.reads == "characters"
     assert build(ConvCVAE, latent=3).draw(embed(2), torch.zeros(2, 3)).shape == (2, 1, 28, 28)
+
+
+# what notebook 11 adds
+
+
+def test_sentence_layers():
+    layers, embeddings = build(SentenceLayers, hidden=12, output=5, noise=0.5), embed(500)
+    layers.fit_scale(embeddings)
+    x = (embeddings - layers.centre) * layers.scale
+    assert torch.allclose(x.mean(0), torch.zeros(384), atol=1e-4)
+    assert x.square().mean().item() == pytest.approx(1, abs=1e-4)
+    assert {"centre", "scale"} <= set(layers.state_dict())
+    assert layers(embeddings[:3]).shape == (3, 5)
+    assert torch.equal(layers(embeddings[:3]), layers(embeddings[:3], seeded(1)))
+    layers.train()
+    first, again, other = (layers(embeddings[:3], seeded(s)) for s in (0, 0, 1))
+    assert torch.equal(first, again) and not torch.equal(first, other)
+    layers.noise = 0.0
+    assert torch.equal(layers(embeddings[:3]), layers.eval()(embeddings[:3]))
+
+
+@pytest.mark.parametrize("n", [1, 4])
+def test_style_head_gives_probabilities(n):
+    head, embeddings = build(StyleHead), embed(n)
+    condition = head(embeddings)
+    assert condition.shape == (n, 34) and condition.min() >= 0
+    digit, levels = head.digit(condition), head.levels(condition)
+    assert digit.shape == (n, 10) and levels.shape == (n, 4, 6)
+    assert torch.allclose(digit.sum(1), torch.ones(n), atol=1e-5)
+    assert torch.allclose(levels.sum(2), torch.ones(n, 4), atol=1e-5)
+    digit_logits, level_logits = head.logits(embeddings)
+    assert torch.allclose(digit_logits.softmax(1), digit, atol=1e-6)
+    assert torch.allclose(level_logits.softmax(2), levels, atol=1e-6)
+    assert torch.equal(head(embeddings), condition), "no noise in evaluation"
+    head.train()
+    assert not torch.equal(head(embeddings, seeded()), head(embeddings, seeded(1)))
+
+
+def test_style_cvae_shapes():
+    model = build(StyleCVAE).train()
+    pictures, embeddings = torch.rand(3, 1, 28, 28, generator=seeded()), embed(3)
+    logits, mean, log_variance = model(pictures, embeddings, seeded())
+    assert logits.shape == (3, 1, 28, 28) and mean.shape == log_variance.shape == (3, 20)
+    assert model.reads == "sentences" and model.latent == 20
+    drawn = model.draw(embeddings, torch.randn(3, 20, generator=seeded()))
+    assert drawn.shape == (3, 1, 28, 28) and 0 <= drawn.min() and drawn.max() <= 1
+    assert list(inspect.signature(StyleCVAE).parameters) == ["latent"]
+    assert build(StyleCVAE, latent=3).draw(embed(2), torch.zeros(2, 3)).shape == (2, 1, 28, 28)
+
+
+def test_style_cvae_hears_every_part_of_the_condition():
+    model, z = build(StyleCVAE), torch.zeros(1, 20)
+    plain = torch.full((1, 34), 0.1)
+    with torch.no_grad():
+        before = model.decode(z, plain)
+        for place in range(34):
+            condition = plain.clone()
+            condition[0, place] = 1
+            assert (model.decode(z, condition) - before).abs().max() > 1e-4, place
+
+
+def test_style_cvae_moves_the_codes_as_the_condition_says():
+    model, z, embeddings = build(StyleCVAE), torch.randn(2, 20, generator=seeded()), embed(2)
+    condition = model.head(embeddings)
+    assert torch.equal(model.place(z, condition), z), "at first it changes nothing"
+    with torch.no_grad():
+        model.prior[-1].bias[:20] = 1.0
+        model.prior[-1].bias[20:] = math.log(0.5)
+    moved = model.place(z, condition)
+    assert torch.allclose(moved, 1 + 0.5 * z, atol=1e-6)
+    drawn = model.draw(embeddings, z)
+    assert torch.allclose(drawn, model.decode(moved, condition).sigmoid(), atol=1e-5)
+    assert not torch.allclose(drawn, model.decode(z, condition).sigmoid(), atol=1e-3)
+
+
+def test_ruler_gives_ranks_with_gradients():
+    ruler = build(Ruler)
+    pictures = torch.rand(3, 1, 28, 28, generator=seeded(), requires_grad=True)
+    ranks = ruler(pictures)
+    assert ranks.shape == (3, 4) and 0 < ranks.min() and ranks.max() < 1
+    ranks.sum().backward()
+    assert pictures.grad.ne(0).any(), "it has gradients, unlike the measures"

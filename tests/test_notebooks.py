@@ -23,14 +23,15 @@ EMOJI = re.compile("[\U0001f300-\U0001faff]")
 FLOORS = (
     ("files",),
     ("shapes", "captions", "mnist", "plotting"),
-    ("characters", "sentences"),
-    ("models",),
-    ("checkpoints", "training"),
+    ("characters", "sentences", "strokes", "styles"),
+    ("models", "everyday"),
+    ("checkpoints", "training", "style_training"),
     ("metrics",),
     ("generator",),
-    ("evaluation", "widgets"),
+    ("style_evaluation", "widgets"),
+    ("evaluation",),
     ("release",),
-    ("comparisons",),
+    ("comparisons", "style_comparisons"),
     ("__main__",),
 )
 

@@ -8,13 +8,17 @@ import torch
 from helpers import TextToImage
 from helpers.captions import HELD_OUT_PHRASINGS, WORDS, write_caption
 from helpers.checkpoints import checkpoint_paths
+from helpers.generator import BEST
 from helpers.metrics import load_digit_judge, name_digits
 from helpers.mnist import load_mnist, to_float
+from helpers.strokes import measure_strokes
 
 
-@pytest.fixture(scope="module", name="model")
-def fixture_model():
-    return TextToImage.load("mnist-cvae", device="cpu")
+@pytest.fixture(scope="module", name="model", params=["mnist-cvae", BEST])
+def fixture_model(request):
+    if not checkpoint_paths(request.param)[0].is_file():
+        pytest.skip(f"{request.param} is not there yet")
+    return TextToImage.load(request.param, device="cpu")
 
 
 def test_pictures_match_unseen_prompts(model):
@@ -23,7 +27,7 @@ def test_pictures_match_unseen_prompts(model):
     pictures = model.draw([write_caption(*pair) for pair in asked], n=2, seed=0)
     digits = torch.tensor([digit for _, digit in asked]).repeat_interleave(2)
     correct = (name_digits(load_digit_judge(), pictures) == digits).float().mean().item()
-    results = json.loads(checkpoint_paths("mnist-cvae")[1].read_text())["results"]
+    results = json.loads(checkpoint_paths(model.name)[1].read_text())["results"]
     measured = results["measures"]["prompt accuracy, held-out"]["mean"]
     assert correct > 0.95
     assert correct == pytest.approx(measured, abs=0.03)
@@ -41,3 +45,21 @@ def test_pictures_of_a_prompt_differ_as_real_ones_do(model):
 def test_temperature_scales_the_variety(model):
     spread = [model.draw("a four", 50, seed=2, temperature=t).var(0).mean() for t in (0, 0.5, 1)]
     assert spread[0] < 1e-8 < spread[1] < spread[2]
+
+
+def test_words_of_style_move_what_is_measured(model):
+    """From thin to thick, from left to right, in words alone."""
+    if model.name != BEST:
+        pytest.skip("it reads no styles")
+    scales = (
+        (0, ["a very thin {}", "a thin {}", "a regular-weight {}", "a bold {}",
+             "a very bold {}"]),
+        (1, ["a {} leaning far to the left", "a {} leaning left", "an upright {}",
+             "a {} leaning right", "a {} leaning far to the right"]),
+    )
+    for column, phrasings in scales:
+        means = []
+        for phrasing in phrasings:
+            prompts = [phrasing.format(word) for word in WORDS]
+            means.append(measure_strokes(model.draw(prompts, 10, seed=3))[:, column].mean())
+        assert means == sorted(means), f"{phrasings} measure {means}"
