@@ -8,6 +8,7 @@ from pathlib import Path
 
 from helpers.checkpoints import choose_device, known_checkpoints, load_checkpoint
 from helpers.generator import (
+    BEST,
     TextToImage,
     check_count,
     check_prompts,
@@ -35,7 +36,7 @@ def make_parser():
     draw.add_argument("--count", type=int, default=1, metavar="N", help="pictures (1)")
     draw.add_argument("--seed", type=int, default=0, help="same seed, same pictures (0)")
     draw.add_argument("--temperature", type=float, default=1.0, help="0 is the most typical (1.0)")
-    draw.add_argument("--checkpoint", default="mnist-cvae", help="name or path (mnist-cvae)")
+    draw.add_argument("--checkpoint", default=BEST, help=f"name or path ({BEST})")
     draw.add_argument("--out", default="outputs", type=Path, help="folder of the files (outputs)")
     draw.add_argument("--device", help="cpu, cuda or mps; the best there is without it")
     draw.add_argument("--no-preview", action="store_true", help="do not show them in the terminal")
@@ -44,8 +45,10 @@ def make_parser():
         command = commands.add_parser(name, help=f"{name} a released checkpoint")
         command.add_argument("name", help=f"one of {', '.join(known_checkpoints()) or 'none yet'}")
         command.set_defaults(run=run)
-    compare = commands.add_parser("compare", help="train the controls of notebook 10 anew")
-    compare.add_argument("rows", nargs="*", help="rows of its table; all of them without any")
+    compare = commands.add_parser("compare", help="train the controls of notebooks 10 and 11 anew")
+    compare.add_argument(
+        "rows", nargs="*", help="rows of notebook 10's table, all without any; styles for 11's"
+    )
     compare.set_defaults(run=run_compare)
     return parser
 
@@ -62,7 +65,8 @@ def run_draw(arguments):
         print(doubt, file=sys.stderr, flush=True)
     pictures = model.draw(prompt, count, arguments.seed, temperature)
     facts = {"prompt": prompt, "seed": arguments.seed, "temperature": temperature}
-    paths = save_pictures(pictures, arguments.out, facts | {"checkpoint": model.name})
+    facts |= {"checkpoint": model.name, "Title": model.title(prompt)}
+    paths = save_pictures(pictures, arguments.out, facts)
     if not arguments.no_preview:
         width = min(WIDTH, shutil.get_terminal_size().columns)
         print(preview(pictures[:SHOWN], width, _colours(sys.stdout)))
@@ -79,17 +83,22 @@ def run_train(arguments):
 
 def run_evaluate(arguments):
     """Measure one of the released checkpoints."""
-    load_checkpoint(arguments.name)  # an unknown name is refused before anything slow is imported
+    if arguments.name != "familiarity":  # an unknown name is refused before any slow import
+        load_checkpoint(arguments.name)
     from helpers.release import evaluate_released  # noqa: PLC0415
 
     evaluate_released(arguments.name)
 
 
 def run_compare(arguments):
-    """Train and measure rows of the table of controls."""
+    """Train and measure rows of the tables of controls."""
+    if arguments.rows == ["styles"]:
+        from helpers.style_comparisons import compare_styles  # noqa: PLC0415
+
+        return compare_styles()
     from helpers.comparisons import compare  # noqa: PLC0415
 
-    compare(arguments.rows)
+    return compare(arguments.rows)
 
 
 def _check_folder(folder):

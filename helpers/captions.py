@@ -1,7 +1,8 @@
 """The caption grammar: phrasings × digit words and numerals; training and held-out phrasings.
 
 A phrasing is a sentence with one gap. `{digit}` takes the name of the digit ("eight", "8"), `{a}`
-takes it with its article ("an eight"), `{digits}` takes the plural ("eights", "8s").
+takes it with its article ("an eight"), `{digits}` takes the plural ("eights", "8s"). How a digit
+is drawn is said in `helpers/styles.py`; people's own ways of typing are in `helpers/everyday.py`.
 """
 
 import torch

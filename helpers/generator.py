@@ -1,4 +1,4 @@
-"""Prompt in, picture out: `TextToImage`, and what it knows about prompts it does not know."""
+"""Prompt in, picture out: `TextToImage`, and whether a prompt is one it can draw."""
 
 import contextlib
 import functools
@@ -16,36 +16,23 @@ import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from helpers.captions import HELD_OUT_PHRASINGS, TRAINING_PHRASINGS, all_captions
+from helpers.captions import TRAINING_PHRASINGS, WORDS
 from helpers.characters import CharacterTokenizer
-from helpers.checkpoints import CheckpointError, choose_device, load_checkpoint
+from helpers.checkpoints import CHECKPOINTS, CheckpointError, choose_device, load_checkpoint
 from helpers.files import write_whole
 from helpers.sentences import SentenceEncoder
 from helpers.shapes import PROMPTS
+from helpers.styles import LEVEL_NAMES, STYLES, UNSAID, known_captions
 
 CHUNK = 1000  # pictures decoded at once, so that memory stays bounded
 SMALL = 64    # up to here a second thread costs more than it brings
-
-# Sentences that name no digit; `fit_understanding` sets them against captions that do.
-OFF_TOPIC = (
-    "draw a cat", "a cat sleeping on a sofa", "draw a dog", "a red car", "the letter A",
-    "draw the letter Q", "write the word hello", "an alphabet", "a triangle", "draw a triangle",
-    "a circle", "a horizontal line", "a smiling face", "draw a house", "paint a tree",
-    "a bowl of fruit", "the weather is nice today", "it will rain tomorrow", "I love you",
-    "good morning", "how are you?", "what time is it?", "tell me a joke", "the capital of France",
-    "play some music", "open the window", "asdf qwer zxcv", "blorp florp",
-    "lorem ipsum dolor sit amet", "xyzzy", "??", "a mountain at sunset",
-    "my grandmother bakes bread", "draw me a sheep", "a portrait of a woman",
-    "can you sing a song?", "the stock market fell", "buy milk and eggs",
-    "a blue bird on a branch", "please help me", "write a poem about the sea",
-    "show me a photo of Paris", "a plus sign", "a question mark",
-)
-
+BEST = "mnist-style"  # the checkpoint that draws unless another is named
+FAMILIARITY = CHECKPOINTS / "readers" / "familiarity.safetensors"
 
 class Understanding(NamedTuple):
-    """How far a prompt reads like one that the model was trained on."""
+    """Whether a prompt asks for one of the things that the model draws."""
 
-    score: float  # 0 (something else) to 1
+    score: float  # probability that it does, 0 to 1
     nearest: str  # the training prompt that is nearest to it
 
 
@@ -64,6 +51,12 @@ def _threads_for(pictures):
 def sentence_encoder():
     """Load MiniLM on first use, once per process: a `SentenceEncoder`."""
     return SentenceEncoder()
+
+
+@functools.cache
+def familiarity():
+    """Load the network that tells requests for one digit from others, once per process."""
+    return load_checkpoint(FAMILIARITY)[0]
 
 
 def check_prompts(prompts):
@@ -131,15 +124,16 @@ class TextToImage:
     def __init__(self, model, facts, name="", device="cpu"):
         self.name, self.model, self.facts, self.device = name, model, facts, torch.device(device)
         self.tokenizer = CharacterTokenizer() if model.reads == "characters" else None
-        captions = facts.get("extra", {}).get("captions")
-        if captions is not None and len(captions) != 20 * len(TRAINING_PHRASINGS):
+        self.captions = facts.get("extra", {}).get("captions")
+        counts = (20 * len(TRAINING_PHRASINGS), len(known_captions()))  # plain, and with styles
+        if self.captions is not None and len(self.captions) not in counts:
             raise CheckpointError(
-                f"{name} knows {len(captions)} captions and helpers/captions.py writes "
-                f"{20 * len(TRAINING_PHRASINGS)}: train it again."
+                f"{name} knows {len(self.captions)} captions and helpers writes {counts[0]} or "
+                f"{counts[1]}: train it again."
             )
 
     @classmethod
-    def load(cls, name="mnist-cvae", device=None):
+    def load(cls, name=BEST, device=None):
         """Load a checkpoint.
 
         Args:
@@ -150,7 +144,10 @@ class TextToImage:
             CheckpointError, ValueError: one sentence on what is wrong with the file or the device.
         """
         device = choose_device(device)
-        return cls(*load_checkpoint(name, device), name=Path(name).stem, device=device)
+        model, facts = load_checkpoint(name, device)
+        if not hasattr(model, "draw"):
+            raise CheckpointError(f"{name} holds a {facts['model']}, which draws nothing.")
+        return cls(model, facts, name=Path(name).stem, device=device)
 
     @property
     def latent(self):
@@ -218,6 +215,8 @@ class TextToImage:
         return pictures
 
     def _decode(self, z, conditions):
+        if hasattr(self.model, "place"):
+            z = self.model.place(z, conditions)
         if hasattr(self.model, "decode"):
             return self.model.decode(z, conditions).sigmoid()
         return self.model.net(torch.cat([conditions, z], dim=1))  # FirstGenerator
@@ -248,9 +247,11 @@ class TextToImage:
     def understands(self, prompt):
         """Say how far a prompt reads like those of the training, and which of them is nearest.
 
-        Sentences are judged by `fit_understanding`'s logistic; the nearest caption is the one with
-        the greatest cosine. A character model knows nine prompts: the score is 1 for the same
-        letters, else at most one half and falling with the distance between condition vectors.
+        A small network names the digit that a sentence asks for or answers "something else"; the
+        score is the probability of the likeliest digit (notebook 11 compares this with distances
+        and measures how far it can be trusted). The nearest caption is the one with the greatest
+        cosine. A character model knows nine prompts: the score is 1 for the same letters, else at
+        most one half and falling with the distance between condition vectors.
 
         Returns:
             An `Understanding`: score from 0 to 1, nearest training prompt.
@@ -261,8 +262,13 @@ class TextToImage:
         (prompt,) = check_prompts([prompt])
         if self.tokenizer:
             return self._understands_letters(prompt)
-        with _threads_for(1):
-            return self._familiarity.judge(sentence_encoder().encode([prompt]))
+        if self.captions is None:
+            raise CheckpointError(f"{self.name} was saved without captions: train it again.")
+        with _threads_for(1), torch.no_grad():
+            embedding = sentence_encoder().encode([prompt])
+            score = familiarity()(embedding).softmax(1)[0, :10].max().item()
+            place = (self.captions.float() @ embedding[0]).argmax().item()
+        return Understanding(score, known_captions()[place])
 
     def _understands_letters(self, prompt):
         known, spelled = self.tokenizer.encode(list(PROMPTS)), self.tokenizer.encode([prompt])
@@ -275,13 +281,6 @@ class TextToImage:
         score = 0.5 * (-distances[nearest] / typical).exp().item()
         return Understanding(score, PROMPTS[nearest])
 
-    @functools.cached_property
-    def _familiarity(self):
-        captions = self.facts.get("extra", {}).get("captions")
-        if captions is None or "understands" not in self.facts:
-            raise CheckpointError(f"{self.name} was saved without captions: train it again.")
-        return _Familiarity(captions, self.facts["understands"])
-
     def doubt(self, prompt):
         """Write a sentence when a prompt does not read like those of the training, else ""."""
         score, nearest = self.understands(prompt)
@@ -289,74 +288,26 @@ class TextToImage:
             return ""
         if self.tokenizer:
             return f"This is none of the nine prompts; the nearest I know is \"{nearest}\"."
-        return f"This does not read like a digit; the nearest I know is \"{nearest}\"."
+        return f"This does not read like one digit; the nearest I know is \"{nearest}\"."
 
+    def title(self, prompt):
+        """Write the prompt as a picture's title, with a question mark when there is doubt."""
+        return f"\"{prompt}\" (not what I know?)" if self.doubt(prompt) else f"\"{prompt}\""
 
-class _Familiarity:
-    """Two numbers per sentence, and the logistic over them.
+    def reading(self, prompt):
+        """Write what a model of styles reads in a prompt, as in "seven, thick, leaning left".
 
-    The first is the cosine with the nearest training caption: does it sound like a request for a
-    picture of a number? The second is how far it goes in the direction of its digit, where the
-    average caption of that digit stands at 1 (a linear discriminant): does it name one?
-    """
-
-    def __init__(self, captions, logistic=None):
-        self.captions = captions.float()
-        texts, digits = all_captions(TRAINING_PHRASINGS)
-        self.texts, self.logistic = texts, logistic
-        means = torch.stack([self.captions[digits == digit].mean(0) for digit in range(10)])
-        within = self.captions - means[digits]
-        self.centre = means.mean(0)
-        spread = within.T @ within / len(within) + 0.01 * torch.eye(captions.shape[1])
-        directions = torch.linalg.solve(spread, (means - self.centre).T)
-        self.directions = directions / ((means - self.centre) @ directions).diagonal()  # (384, 10)
-
-    def features(self, embeddings):
-        """Map embeddings (n, 384) to the two numbers (n, 2) and the nearest captions' places."""
-        cosine, places = (embeddings @ self.captions.T).max(1)
-        digit = ((embeddings - self.centre) @ self.directions).max(1).values
-        return torch.stack([cosine, digit], dim=1), places
-
-    def judge(self, embedding):
-        """Judge one embedding (1, 384)."""
-        features, places = self.features(embedding)
-        logit = features[0] @ torch.tensor(self.logistic["weights"]) + self.logistic["bias"]
-        return Understanding(logit.sigmoid().item(), self.texts[places[0]])
-
-
-def fit_understanding(encoder=None):
-    """Fit the logistic behind `understands`, once, when a sentence model is trained.
-
-    Positives are the captions of the held-out phrasings, which no model is trained on; negatives
-    are `OFF_TOPIC`. Both kinds weigh the same. Three numbers are fitted.
-
-    Args:
-        encoder: a `SentenceEncoder`; one that has the training captions in its cache saves time.
-
-    Returns:
-        captions: float16 tensor (5380, 384), the training captions' embeddings in the order of
-            `all_captions(TRAINING_PHRASINGS)`; goes into the checkpoint as extra "captions".
-        logistic: a dict for facts["understands"]: weights, bias, and the area under the ROC curve
-            for this fit and for the cosine alone.
-    """
-    from sklearn.linear_model import LogisticRegression  # noqa: PLC0415  (drawing needs neither)
-    from sklearn.metrics import roc_auc_score  # noqa: PLC0415
-
-    encoder = encoder or sentence_encoder()
-    captions = encoder.encode(all_captions(TRAINING_PHRASINGS)[0]).half()
-    familiarity = _Familiarity(captions)
-    known, _ = familiarity.features(encoder.encode(all_captions(HELD_OUT_PHRASINGS)[0]))
-    other, _ = familiarity.features(encoder.encode(list(OFF_TOPIC)))
-    features = torch.cat([known, other]).numpy()
-    target = [1] * len(known) + [0] * len(other)
-    fit = LogisticRegression(C=100, class_weight="balanced").fit(features, target)
-    logistic = {
-        "weights": fit.coef_[0].tolist(),
-        "bias": fit.intercept_[0].item(),
-        "auroc": roc_auc_score(target, fit.decision_function(features)),
-        "auroc_cosine": roc_auc_score(target, features[:, 0]),
-    }
-    return captions, logistic
+        Returns:
+            Text; "" for a model that reads no styles.
+        """
+        head = getattr(self.model, "head", None)
+        if not hasattr(head, "levels"):
+            return ""
+        condition = self.conditions(prompt)
+        words = [WORDS[head.digit(condition).argmax()]]
+        levels = (head.levels(condition)[0].argmax(1) - 2).tolist()
+        words += [LEVEL_NAMES[s][v + 2] for s, v in zip(STYLES, levels, strict=True) if v != UNSAID]
+        return ", ".join(words)
 
 
 def slug(prompt, longest=40):

@@ -119,39 +119,19 @@ def write_corpus(labels, more=20_000):
 def _train_mnist_style(after_epoch):
     images, labels = load_splits()["train"]
     corpus = write_corpus(labels)
-    model = train_style(images, labels, corpus, after_epoch=after_epoch)
-    return model, {}, {"captions": corpus.known.half()}
-
-
-def train_style(images, labels, corpus, after_epoch=None, penalty=None, moved=True, **changes):
-    """Train a `StyleCVAE` as the released one, but for what the arguments change.
-
-    Args:
-        images, labels: the training pictures, uint8 (n, 28, 28), and their digits (n,).
-        corpus: a `Corpus`.
-        after_epoch: called with (averaged model, number of epochs done).
-        penalty: see `train_cvae`; the proofreader of notebook 8 without it.
-        moved: whether the prior is trained.
-        changes: to `MNIST_RECIPE`.
-
-    Returns:
-        The model with averaged weights, in evaluation mode.
-    """
     captions = corpus.embeddings[: len(labels)]
     proofreader = train_proofreader(images, labels)
     torch.manual_seed(0)
     model = StyleCVAE()
     train_style_head(model.head, corpus.embeddings, corpus.digits, corpus.said)
     model, _ = train_cvae(
-        model, lambda g: toss_pixels(pair_batches(images, captions, 250, g), g),
-        **MNIST_RECIPE | changes, after_epoch=after_epoch,
-        penalty=penalty or functools.partial(proofread, proofreader=proofreader),
+        model, lambda g: toss_pixels(pair_batches(images, captions, 250, g), g), **MNIST_RECIPE,
+        penalty=functools.partial(proofread, proofreader=proofreader), after_epoch=after_epoch,
     )
-    if moved:
-        train_prior(
-            model, corpus.embeddings, images, labels, corpus.measures, corpus.ranks, proofreader
-        )
-    return model
+    train_prior(
+        model, corpus.embeddings, images, labels, corpus.measures, corpus.ranks, proofreader
+    )
+    return model, {}, {"captions": corpus.known.half()}
 
 
 TRAINERS = {
@@ -198,18 +178,27 @@ def _train_familiarity():
     corpus = write_corpus(load_splits()["train"][1])
     others = sentence_encoder().encode(write_others(20_000))
     net = train_familiarity(corpus.embeddings, corpus.digits, others)
+    _keep_familiarity(net, {"arguments": {"hidden": 256, "output": 11, "noise": 1.0}, "seed": 0})
+
+
+def _keep_familiarity(net, facts):
     results = measure_familiarity(net)
-    arguments = {"hidden": 256, "output": 11, "noise": 1.0}
-    save_checkpoint(FAMILIARITY, net, {"arguments": arguments, "seed": 0, "results": results})
+    save_checkpoint(FAMILIARITY, net, facts | {"results": results})
     print(results)
 
 
 def evaluate_released(name):
     """Measure a released checkpoint, print the results and write them into its JSON.
 
+    Args:
+        name: as for `train_released`, but for the judges.
+
     Raises:
         CheckpointError: there is no such checkpoint, or it is damaged.
     """
+    if name == "familiarity":
+        _keep_familiarity(*load_checkpoint(FAMILIARITY))
+        return
     model, facts = load_checkpoint(name)
     start = time.perf_counter()
     kept = ("training seconds", "curve")

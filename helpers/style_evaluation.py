@@ -142,17 +142,18 @@ def measure_slopes(model, reference, n=6, seed=0):
     return results
 
 
-def measure_cells(model, reference, judge, n=25, seed=0):
+def measure_cells(model, reference, judge, n=100):
     """Draw digit × thickness × slant: the cells that no caption named together, and all others.
+
+    Every cell is asked for in the same n ways, four drawings each.
 
     Returns:
         A dict with both shares in the requested thirds, and the share of right digits.
     """
-    rng = random.Random(seed)
     cells = [(d, t, s) for d in range(10) for t in (-1, 1) for s in (-1, 1)]
     prompts = [
-        write_styled(d, [t, s, UNSAID, UNSAID], rng, HELD_OUT_FRAMES)
-        for d, t, s in cells for _ in range(n)
+        write_styled(d, [t, s, UNSAID, UNSAID], random.Random(way), HELD_OUT_FRAMES)
+        for d, t, s in cells for way in range(n)
     ]
     pictures = draw_prompts(model, prompts, 4)
     digits, thickness, slant = torch.tensor(cells).repeat_interleave(4 * n, dim=0).T

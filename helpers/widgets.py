@@ -9,7 +9,7 @@ import ipywidgets as ipw
 import numpy as np
 from PIL import Image
 
-from helpers.generator import TextToImage, file_stem, png_bytes, write_new
+from helpers.generator import BEST, TextToImage, file_stem, png_bytes, write_new
 from helpers.plotting import tile
 
 CANVAS = (640, 320)  # pixels of the picture area, whatever it shows
@@ -63,8 +63,11 @@ def draw_from_form(model, prompt, count=8, seed=0, temperature=1.0):
             raise ValueError(f"The number of pictures is {count!r}: choose from 1 to {MOST}.")
         pictures = model.draw(prompt, count, seed, temperature)
         facts = {"prompt": prompt, "seed": seed, "temperature": temperature}
-        png = canvas_png(pictures, facts | {"checkpoint": model.name})
-        return png, model.doubt(prompt) or f"Drawn from seed {seed}."
+        facts |= {"checkpoint": model.name, "Title": model.title(prompt)}
+        reading = model.reading(prompt)
+        read = f" Read as: {reading}." if reading else ""
+        message = model.doubt(prompt) or f"Drawn from seed {seed}."
+        return canvas_png(pictures, facts), message + read
     except (ValueError, TypeError, OSError) as error:
         return None, str(error)
     except Exception as error:  # a reader looks at the message line, not at the log
@@ -172,7 +175,7 @@ def prompt_widget(model=None, prompt="a seven", folder=OUTPUTS):
     """Make the form: prompt, Draw, number of pictures, temperature, seed, Dice, Save, pictures.
 
     Args:
-        model: a `TextToImage`, or the name of a checkpoint; mnist-cvae unless told.
+        model: a `TextToImage`, or the name of a checkpoint; the best one unless told.
         prompt: what stands in the box at first.
         folder: where Save writes, `outputs/` in the repository unless told.
 
@@ -180,5 +183,5 @@ def prompt_widget(model=None, prompt="a seven", folder=OUTPUTS):
         A `PromptWidget`; as the last line of a cell it is shown.
     """
     if not hasattr(model, "draw"):
-        model = TextToImage.load(model or "mnist-cvae")
+        model = TextToImage.load(model or BEST)
     return PromptWidget(model, prompt, folder)

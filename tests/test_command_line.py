@@ -11,7 +11,8 @@ from PIL import Image
 
 from helpers import __main__ as command_line
 from helpers.__main__ import main, preview
-from helpers.checkpoints import save_checkpoint
+from helpers.checkpoints import checkpoint_paths, save_checkpoint
+from helpers.generator import BEST, FAMILIARITY
 from helpers.models import ShapesCVAE
 
 
@@ -53,6 +54,7 @@ def test_draw_writes_previews_and_names_its_files(draw, capsys):
         with Image.open(path) as image:
             assert image.size == (224, 224) and image.text["prompt"] == "circle"
             assert image.text["seed"] == "5" and image.text["checkpoint"] == "untrained"
+            assert image.text["Title"] == '"circle"'
     lines = printed.out.splitlines()[:-3]
     assert len(lines) == 14 + 1 + 14 and max(map(len, lines)) == 58
 
@@ -75,6 +77,13 @@ def test_a_prompt_that_is_not_understood_is_drawn_with_a_word_of_doubt(draw, cap
     status, paths = draw("a cat", "--no-preview")
     assert status == 0 and len(paths) == 1
     assert "none of the nine prompts; the nearest I know is" in capsys.readouterr().err
+    with Image.open(paths[0]) as image:
+        assert image.text["Title"] == '"a cat" (not what I know?)'
+
+
+def test_the_best_checkpoint_draws_unless_another_is_named():
+    arguments = command_line.make_parser().parse_args(["draw", "a seven"])
+    assert arguments.checkpoint == BEST
 
 
 @pytest.mark.parametrize(
@@ -143,6 +152,14 @@ def test_unknown_names_to_the_slow_commands(capsys, command):
     assert "nonesuch" in refusal(capsys, main([command, "nonesuch"]))
 
 
+def test_compare_styles_is_the_table_of_notebook_11(monkeypatch):
+    called = []
+    monkeypatch.setattr("helpers.style_comparisons.compare_styles", lambda: called.append("11"))
+    monkeypatch.setattr("helpers.comparisons.compare", called.append)
+    assert main(["compare", "styles"]) == main(["compare"]) == 0
+    assert called == ["11", []]
+
+
 def test_control_c(draw, capsys, monkeypatch):
     def stop(*_):
         raise KeyboardInterrupt
@@ -202,6 +219,9 @@ def seconds(*arguments):
     return time.perf_counter() - start, done
 
 
+@pytest.mark.skipif(
+    not (FAMILIARITY.is_file() and checkpoint_paths(BEST)[0].is_file()), reason="not trained yet"
+)
 def test_the_released_model_draws_soon_after_a_cold_start(tmp_path):
     """Against importing sentence-transformers alone (through helpers, which mends torchvision)."""
     command = ["-m", "helpers", "draw", "Can you show me what five looks like?", "--out", tmp_path]

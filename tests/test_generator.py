@@ -10,17 +10,19 @@ import pytest
 import torch
 from PIL import Image
 
-from helpers.captions import TRAINING_PHRASINGS, all_captions
-from helpers.checkpoints import CheckpointError, save_checkpoint
+from helpers import generator
+from helpers.captions import WORDS
+from helpers.checkpoints import CheckpointError, checkpoint_paths, save_checkpoint
 from helpers.generator import (
+    BEST,
     CHUNK,
-    OFF_TOPIC,
+    FAMILIARITY,
     TextToImage,
+    Understanding,
     check_count,
     check_prompts,
     check_temperature,
     file_stem,
-    fit_understanding,
     picture_to_image,
     png_bytes,
     save_pictures,
@@ -28,10 +30,14 @@ from helpers.generator import (
     slug,
     write_new,
 )
-from helpers.models import ConvCVAE, FirstGenerator, ShapesCVAE
+from helpers.models import ConvCVAE, FirstGenerator, SentenceLayers, ShapesCVAE, StyleCVAE
 from helpers.shapes import PROMPTS
+from helpers.styles import LEVEL_NAMES, STYLES, known_captions
 
-KINDS = {"sentences": ConvCVAE, "letters": ShapesCVAE, "noise": FirstGenerator}
+KINDS = {
+    "sentences": ConvCVAE, "letters": ShapesCVAE, "noise": FirstGenerator, "styles": StyleCVAE,
+}
+needs_familiarity = pytest.mark.skipif(not FAMILIARITY.is_file(), reason="not trained yet")
 
 
 @pytest.fixture(scope="module")
@@ -40,13 +46,18 @@ def untrained(tmp_path_factory):
     folder = tmp_path_factory.mktemp("checkpoints")
     torch.manual_seed(0)
     for name, kind in KINDS.items():
-        save_checkpoint(folder / name, kind(), {"seed": 0})
+        model = kind()
+        for parameter in model.parameters():  # nothing stays at zero, where layers can hide
+            parameter.data += 0.02 * torch.randn(parameter.shape)
+        save_checkpoint(folder / name, model, {"seed": 0})
     return {name: TextToImage.load(folder / name, device="cpu") for name in KINDS}
 
 
-@pytest.fixture(scope="module")
-def released():
-    return TextToImage.load("mnist-cvae", device="cpu")
+@pytest.fixture(scope="module", params=["mnist-cvae", BEST])
+def released(request):
+    if not checkpoint_paths(request.param)[0].is_file():
+        pytest.skip(f"{request.param} is not there yet")
+    return TextToImage.load(request.param, device="cpu")
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -201,32 +212,104 @@ def test_understanding_of_letters(untrained):
 def test_models_without_or_with_other_captions(untrained):
     with pytest.raises(CheckpointError, match="saved without captions"):
         untrained["sentences"].understands("a seven")
-    with pytest.raises(CheckpointError, match=r"knows 3 captions .* 5380: train it again"):
-        TextToImage(ConvCVAE(), {"extra": {"captions": torch.zeros(3, 384)}}, "old")
+    with pytest.raises(CheckpointError, match=r"knows 7381 captions .* 7380: train it again\.$"):
+        TextToImage(ConvCVAE(), {"extra": {"captions": torch.zeros(7381, 384)}}, "old")
+
+
+@pytest.mark.parametrize(("n", "fits"), [(5379, 0), (5380, 1), (7379, 0), (7380, 1), (7381, 0)])
+def test_as_many_captions_as_helpers_writes(n, fits):
+    facts = {"extra": {"captions": torch.zeros(n, 384)}}
+    if fits:
+        assert len(TextToImage(StyleCVAE(), facts, "m").captions) == n
+        return
+    message = f"^m knows {n} captions and helpers writes 5380 or 7380: train it again\\.$"
+    with pytest.raises(CheckpointError, match=message):
+        TextToImage(StyleCVAE(), facts, "m")
+
+
+def test_codes_are_placed_before_they_are_decoded(untrained):
+    """Whether the pictures come from draw or from decode, as the widgets do it."""
+    model = untrained["styles"]
+    z, conditions = model.latents(3, seed=4), model.conditions(["a seven", "a four", "a bold two"])
+    with torch.no_grad():
+        expected = model.model.draw(sentence_encoder().encode(["a seven"]).expand(3, -1), z)
+        unplaced = model.model.decode(z, conditions[:1].expand(3, -1)).sigmoid()
+    assert torch.allclose(model.decode(z, conditions[:1]), expected, atol=1e-4)
+    assert not torch.allclose(expected, unplaced, atol=1e-4)
+    each = model.decode(z, conditions)
+    alone = torch.cat([model.decode(z[[k]], conditions[[k]]) for k in range(3)])
+    assert torch.allclose(each, alone, atol=1e-4), "each by its own condition"
+    assert torch.equal(model.decode(z, conditions), each) and not z.requires_grad
+
+
+def test_what_draws_nothing_is_no_generator(tmp_path):
+    facts = {"arguments": {"hidden": 4, "output": 11, "noise": 1.0}}
+    path = save_checkpoint(tmp_path / "reader", SentenceLayers(4, 11, 1.0), facts)
+    with pytest.raises(CheckpointError, match=r"holds a SentenceLayers, which draws nothing\.$"):
+        TextToImage.load(path)
 
 
 class ToyEncoder:
-    """Sentences with a digit in them lie on one side, others on the other."""
+    """Sentences with a number word in them point at its axis, others at a tenth one."""
 
     def encode(self, sentences):
-        names = dict(zip(*all_captions(TRAINING_PHRASINGS), strict=True))
-        vectors = torch.randn(len(sentences), 384, generator=torch.Generator().manual_seed(0)) / 99
-        for vector, sentence in zip(vectors, sentences, strict=True):
-            vector[-1] += -1.0 if sentence in OFF_TOPIC else 1.0
-            if sentence in names:
-                vector[names[sentence]] += 0.5
-        return torch.nn.functional.normalize(vectors, dim=1)
+        rows = torch.zeros(len(sentences), 384)
+        for row, sentence in zip(rows, sentences, strict=True):
+            row[next((d for d, word in enumerate(WORDS) if word in sentence), 10)] = 1
+        return rows
 
 
-def test_fit_understanding_separates_what_is_separable():
-    captions, logistic = fit_understanding(ToyEncoder())
-    assert captions.shape == (20 * len(TRAINING_PHRASINGS), 384)
-    assert captions.dtype == torch.float16
-    assert logistic["auroc"] > 0.999 and len(logistic["weights"]) == 2
-    model = TextToImage(ConvCVAE(), {"extra": {"captions": captions}, "understands": logistic})
-    other = ToyEncoder().encode([OFF_TOPIC[0]])
-    assert model._familiarity.judge(captions[:1].float()).score > 0.5
-    assert model._familiarity.judge(other).score < 0.5
+@pytest.fixture
+def toy(monkeypatch):
+    """A model of sentences whose familiarity is sure of number words and of nothing else."""
+    monkeypatch.setattr(generator, "sentence_encoder", ToyEncoder)
+    monkeypatch.setattr(generator, "familiarity", lambda: lambda x: 9 * x[:, :11])
+    captions = ToyEncoder().encode(list(known_captions()[:5380])).half()
+    torch.manual_seed(0)
+    return TextToImage(StyleCVAE().eval(), {"extra": {"captions": captions}}, "toy")
+
+
+def test_understanding_of_sentences(toy):
+    for word in WORDS:
+        found = toy.understands(f"please, {word}")
+        assert isinstance(found, Understanding) and found.score > 0.99 and word in found.nearest
+        assert toy.doubt(word) == "" and toy.title(word) == f'"{word}"'
+    score, nearest = toy.understands("a cat")
+    assert score < 0.01 and nearest in known_captions()
+    doubt = toy.doubt("a cat")
+    assert doubt == f'This does not read like one digit; the nearest I know is "{nearest}".'
+    assert toy.title("a cat") == '"a cat" (not what I know?)'
+
+
+def test_doubt_begins_at_one_half(toy, monkeypatch):
+    for share, doubts in ((0.6, False), (0.4, True)):
+        logits = torch.tensor([[share] + [1e-9] * 9 + [1 - share]]).log()
+        monkeypatch.setattr(generator, "familiarity", lambda logits=logits: lambda x: logits)
+        assert toy.understands("one").score == pytest.approx(share, abs=1e-4)
+        assert bool(toy.doubt("one")) == doubts
+
+
+def test_reading_names_what_the_head_hears(toy, untrained):
+    assert untrained["letters"].reading("circle") == untrained["sentences"].reading("a seven") == ""
+
+    def hear(digit, *levels):
+        logits = torch.zeros(10 + 24)
+        logits[digit] = 20
+        for k, level in enumerate(levels):
+            logits[10 + 6 * k + level + 2] = 20
+        toy.model.head.read.net[-1].weight.data.zero_()
+        toy.model.head.read.net[-1].bias.data.copy_(logits)
+
+    hear(7, 3, 3, 3, 3)
+    assert toy.reading("a seven") == "seven"
+    hear(0, 1, -1, 3, 3)
+    assert toy.reading("…") == "zero, thick, leaning left"
+    hear(8, -2, 2, 0, -1)
+    assert toy.reading("…") == "eight, very thin, leaning far right, medium width, small"
+    for k, style in enumerate(STYLES):
+        for level in range(-2, 3):
+            hear(3, *(level if k == j else 3 for j in range(4)))
+            assert toy.reading("…") == f"three, {LEVEL_NAMES[style][level + 2]}"
 
 
 def test_slugs_are_safe():
@@ -274,16 +357,27 @@ def test_ink_is_dark_in_files():
 # The released model
 
 
+@needs_familiarity
 def test_the_released_model_knows_digits_from_other_things(released):
     for prompt in ("a seven", "Can you show me what five looks like?", "print number 3", "8"):
         assert released.understands(prompt).score > 0.5, prompt
-        assert released.doubt(prompt) == ""
-    for prompt in ("draw a cat", "the sea in winter", "a red bicycle", "my dog is asleep"):
+        assert released.doubt(prompt) == "" and released.title(prompt) == f'"{prompt}"'
+    for prompt in ("draw a cat", "the sea in winter", "a red bicycle", "eleven", "3 or 5"):
         score, nearest = released.understands(prompt)
-        assert score < 0.5 and nearest in all_captions(TRAINING_PHRASINGS)[0], prompt
-        assert released.doubt(prompt).startswith("This does not read like a digit; the nearest")
+        assert score < 0.5 and nearest in known_captions(), prompt
+        assert released.doubt(prompt).startswith("This does not read like one digit; the nearest")
+        assert released.title(prompt).endswith("(not what I know?)")
     assert released.understands("please draw a seven").nearest == "please draw a seven"
-    assert released.facts["understands"]["auroc"] > 0.98
+
+
+def test_the_released_model_reads_styles(released):
+    prompt = "a bold seven leaning to the left"
+    if released.name != BEST:
+        assert released.reading(prompt) == ""
+        return
+    assert released.reading(prompt) == "seven, thick, leaning left"
+    assert released.reading("draw a four") == "four"
+    assert len(released.captions) == len(known_captions())
 
 
 def test_sixteen_pictures_of_a_fresh_sentence_in_100_ms(released):
@@ -303,16 +397,19 @@ class NoSocket(socket.socket):
     __init__ = connect = refuse
 socket.socket, socket.getaddrinfo, socket.create_connection = NoSocket, refuse, refuse
 from helpers import TextToImage
-model = TextToImage.load("mnist-cvae", device="cpu")
+model = TextToImage.load("NAME", device="cpu")
 pictures = model.draw("Can you show me what five looks like?")
 assert pictures.shape == (1, 1, 28, 28) and pictures.mean() > 0.02
 print("drawn")
 """
 
 
-def test_draws_without_a_network():
+@pytest.mark.parametrize("name", ["mnist-cvae", BEST])
+def test_draws_without_a_network(name):
+    if not checkpoint_paths(name)[0].is_file():
+        pytest.skip(f"{name} is not there yet")
     done = subprocess.run(
-        [sys.executable, "-W", "error::ResourceWarning", "-c", OFFLINE],
+        [sys.executable, "-W", "error::ResourceWarning", "-c", OFFLINE.replace("NAME", name)],
         capture_output=True, text=True, check=False,
     )
     assert done.stdout.strip() == "drawn", done.stderr

@@ -10,6 +10,7 @@ import pytest
 from helpers.__main__ import make_parser
 from helpers.captions import HELD_OUT_PHRASINGS, TRAINING_PHRASINGS
 from helpers.checkpoints import checkpoint_paths, known_checkpoints
+from helpers.generator import FAMILIARITY
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -17,6 +18,7 @@ CHAPTERS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 
 PERCENT, COUNT, ONCE = "{:.1%}".format, "{:,}".format, "{:.1f}".format
 M = "measures"
+THIRD = ("styles", "styled", "in the requested third")
 ROWS = (  # what the README says, the checkpoint, the place in its results, how it is written
     ("`mnist-cvae` | pictures judged for either kind of phrasing, with each of three seeds",
      "mnist-cvae", ("pictures",), COUNT),
@@ -44,6 +46,27 @@ ROWS = (  # what the README says, the checkpoint, the place in its results, how 
      COUNT),
     ("`mnist-cvae` | milliseconds per picture", "mnist-cvae", ("milliseconds per picture",),
      "{:.2f}".format),
+    ("`mnist-style` | show the digit asked for, held-out phrasings", "mnist-style",
+     (M, "prompt accuracy, held-out", "mean"), PERCENT),
+    ("`mnist-style` | Fréchet distance, in multiples of that of real training pictures",
+     "mnist-style", (M, "Fréchet ratio", "mean"), ONCE),
+    *(
+        (f"`mnist-style` | asked to be {kind}: in that third of real handwriting", "mnist-style",
+         (*THIRD, kind), PERCENT)
+        for kind in ("thin", "thick", "upright", "narrow", "wide")
+    ),
+    ("`mnist-style` | asked to lean left: in that third of real handwriting", "mnist-style",
+     (*THIRD, "left"), PERCENT),
+    ("`mnist-style` | asked to lean right: in that third of real handwriting", "mnist-style",
+     (*THIRD, "right"), PERCENT),
+    ("`mnist-style` | 200 prompts as people type them: show the digit", "mnist-style",
+     ("styles", "readers", "messy", "all"), PERCENT),
+    ("`mnist-style` | 120 misspelt number words: show the digit", "mnist-style",
+     ("styles", "readers", "typos", "all"), PERCENT),
+    ("`understands` | chance that a digit scores above a prompt about something else (AUROC)",
+     FAMILIARITY, ("AUROC, held-out against far",), "{:.3f}".format),
+    ("`understands` | the same for prompts that nearly name a digit", FAMILIARITY,
+     ("AUROC, held-out against near",), "{:.3f}".format),
     ("`shapes-cvae` | show the shape asked for, mean of nine prompts", "shapes-cvae",
      ("accuracy", "mean"), PERCENT),
     ("`shapes-cvae` | variety, mean of nine prompts", "shapes-cvae", ("variance ratio", "mean"),

@@ -97,6 +97,12 @@ def test_the_familiarity_is_saved_where_it_is_looked_for(corpus, tmp_path, monke
     assert facts["model"] == "SentenceLayers" and facts["results"] == {"AUROC": 0.5}
     assert net(corpus.known[:2]).shape == (2, 11) and "AUROC" in capsys.readouterr().out
 
+    monkeypatch.setattr(release, "measure_familiarity", lambda net: {"AUROC": 0.7})
+    release.evaluate_released("familiarity")
+    again, measured = load_checkpoint(path)
+    assert measured["results"] == {"AUROC": 0.7} and measured["arguments"] == facts["arguments"]
+    assert torch.equal(again(corpus.known[:2]), net(corpus.known[:2])), "measured, not trained"
+
 
 def test_every_recipe_belongs_to_a_released_checkpoint():
     """As long as the newest one is being trained it may be missing."""
@@ -128,13 +134,15 @@ def steps(monkeypatch):
     return calls
 
 
-def test_the_style_is_trained_in_order(corpus, steps):
+def test_the_style_is_trained_in_order(corpus, steps, monkeypatch):
     """Reader, head, pictures, and the prior last: what it draws from must stand by then."""
     images, labels = torch.zeros(299, 28, 28, dtype=torch.uint8), torch.arange(299) % 10
-    model = release.train_style(images, labels, corpus, after_epoch="seen")
+    monkeypatch.setattr(release, "load_splits", lambda: {"train": (images, labels)})
+    monkeypatch.setattr(release, "write_corpus", lambda labels: corpus)
+    model, facts, extra = release.TRAINERS[BEST]("seen")
     names = [name for name, *_ in steps]
     assert names == ["train_proofreader", "train_style_head", "train_cvae", "train_prior"]
-    assert isinstance(model, StyleCVAE)
+    assert isinstance(model, StyleCVAE) and facts == {}
     _, read, _ = steps[1]
     assert read[0] is model.head and read[1] is corpus.embeddings
     _, (_, batches), recipe = steps[2]
@@ -147,20 +155,5 @@ def test_the_style_is_trained_in_order(corpus, steps):
     _, data, _ = steps[3]
     assert data[0] is model and data[1] is corpus.embeddings and data[-1] == "proofreader"
     assert data[4] is corpus.measures and data[5] is corpus.ranks
-
-
-def test_the_style_can_be_trained_otherwise(corpus, steps):
-    images, labels = torch.zeros(299, 28, 28, dtype=torch.uint8), torch.arange(299) % 10
-    release.train_style(images, labels, corpus, penalty="ruler", moved=False, epochs=2)
-    assert [name for name, *_ in steps][-1] == "train_cvae", "the prior stays as it was"
-    assert steps[-1][2]["penalty"] == "ruler" and steps[-1][2]["epochs"] == 2
-
-
-def test_the_checkpoint_keeps_the_known_captions(corpus, monkeypatch):
-    monkeypatch.setattr(release, "load_splits", lambda: {"train": (None, torch.arange(299) % 10)})
-    monkeypatch.setattr(release, "write_corpus", lambda labels: corpus)
-    monkeypatch.setattr(release, "train_style", lambda *data, after_epoch: (data, after_epoch))
-    (data, seen), facts, extra = release.TRAINERS[BEST]("after")
-    assert data[2] is corpus and seen == "after" and facts == {}
-    assert extra["captions"].shape == (len(known_captions()), 384)
+    assert extra["captions"].shape == (len(known_captions()), 384), "what it names as nearest"
     assert extra["captions"].dtype == torch.float16

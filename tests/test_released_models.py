@@ -12,6 +12,7 @@ from helpers.generator import BEST
 from helpers.metrics import load_digit_judge, name_digits
 from helpers.mnist import load_mnist, to_float
 from helpers.strokes import measure_strokes
+from helpers.style_evaluation import Reference
 
 
 @pytest.fixture(scope="module", name="model", params=["mnist-cvae", BEST])
@@ -63,3 +64,16 @@ def test_words_of_style_move_what_is_measured(model):
             prompts = [phrasing.format(word) for word in WORDS]
             means.append(measure_strokes(model.draw(prompts, 10, seed=3))[:, column].mean())
         assert means == sorted(means), f"{phrasings} measure {means}"
+
+
+def test_what_is_not_said_varies_from_picture_to_picture(model):
+    """One sentence, many styles: even ranks have a standard deviation of 0.29."""
+    if model.name != BEST:
+        pytest.skip("its styles are not measured")
+    reference = Reference()
+    for digit, word in enumerate(WORDS):
+        ranks = reference.rank(model.draw(f"draw a {word}", 80, seed=5), torch.full((80,), digit))
+        assert ranks.std(0).min() > 0.15, f"{word}: {ranks.std(0)}"
+        bold = model.draw(f"a bold {word}", 80, seed=5)
+        ranks = reference.rank(bold, torch.full((80,), digit))
+        assert ranks[:, 1:].std(0).min() > 0.07, f"bold {word}: {ranks.std(0)}"

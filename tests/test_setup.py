@@ -152,7 +152,7 @@ def test_ruff_has_nothing_to_say():
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-MEANT = "thre,eigth,Theis"  # two misspelt prompts and a name
+MEANT = "thre,eigth,Theis,ore,wight,ist"  # misspelt prompts, a name, rare words, German
 
 
 def test_codespell_has_nothing_to_say(tmp_path):

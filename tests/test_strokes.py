@@ -13,6 +13,7 @@ from helpers import strokes
 from helpers.mnist import load_mnist, to_float
 from helpers.strokes import (
     ATTRIBUTES,
+    enlarge,
     load_strokes,
     measure_slant,
     measure_strokes,
@@ -54,10 +55,37 @@ def test_thickness_of_bars(turn):
     bars = [box(t, 18) for t in THICKNESSES]
     found = measure(*(b.T for b in bars) if turn else bars)["thickness"]
     known = torch.tensor(THICKNESSES, dtype=torch.float)
-    assert (found - known).abs().max() < 0.6
-    assert (found[1:] > found[:-1]).all()
-    spread = torch.cov(torch.stack([known, found]))
-    assert (spread[0, 1] / spread[0, 0]).item() == pytest.approx(1, abs=0.1)  # one for one
+    assert found.tolist() == pytest.approx(known.tolist(), abs=0.01)
+
+
+def test_enlarging_leaves_ink_and_paper_as_they_are():
+    """Without the clamp the bicubic filter makes edges blacker than ink and paper below zero."""
+    bars = torch.stack([box(2, 18), box(28, 28), box(0, 0)])[:, None]
+    big = enlarge(bars)
+    assert big.shape == (3, 114, 114) and big.min() == 0 and big.max() == 1
+    rim = torch.ones(114, 114, dtype=torch.bool)
+    rim[1:-1, 1:-1] = False
+    assert not big[:, rim].any(), "paper all around, whatever touches the border"
+    assert (big[1, 1:-1, 1:-1] == 1).all() and not big[2].any()
+
+
+def test_ink_up_to_the_border_has_a_measure():
+    """A picture that is all ink has no paper but the rim; a line may lie along the border."""
+    full, line = torch.ones(28, 28), box(28, 3)
+    found = measure(full, 0.3 * full, line, line.roll(13, 0))
+    assert all(values.isfinite().all() for values in found.values())
+    assert found["thickness"].tolist() == pytest.approx([28, 28, 3, 3], abs=0.3)
+    assert found["width"].tolist() == pytest.approx([28] * 4, abs=0.1)
+    assert found["height"].tolist() == pytest.approx([28, 28, 3, 3], abs=0.1)
+    assert found["slant"].tolist() == pytest.approx([0] * 4, abs=0.1)
+
+
+def test_paler_ink_is_about_as_thick(real):
+    """The edge is half of the darkest ink; enlarged grey is not clamped, which costs a little."""
+    black, *greys = (measure_strokes(share * real[:40])[:, 0] for share in (1.0, 0.9, 0.5))
+    for grey in greys:
+        assert (grey - black).abs().max() < 0.5 and (grey - black).abs().mean() < 0.25
+        assert torch.corrcoef(torch.stack([grey, black]))[0, 1] > 0.97
 
 
 def test_thickness_of_leaning_bars():

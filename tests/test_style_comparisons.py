@@ -1,7 +1,6 @@
 """Notebook 11's table of controls: what each row trains, what is measured, what is written."""
 
 import json
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,14 +12,16 @@ from helpers.evaluation import Yardstick
 from helpers.everyday import load_prompts
 from helpers.models import Proofreader, Ruler
 from helpers.style_comparisons import (
-    EPOCHS,
     RESULTS,
     ROWS,
     compare_styles,
     measure_row,
     ruler_for_decoder,
+    train_along,
+    undo_prior,
 )
 from helpers.styles import STYLES
+from helpers.training import MNIST_RECIPE
 
 KEYS = {"in the requested third", "prompt accuracy, held-out", "Fréchet ratio", "unnamed"}
 
@@ -50,13 +51,11 @@ def fixture_quick(monkeypatch):
 
 def read_along(weight=40.0):
     """Make the penalty for 300 pictures that show nothing."""
-    embeddings, digits, _ = toy_captions(400)
-    corpus = SimpleNamespace(
-        embeddings=embeddings, ranks=torch.rand(300, 4, generator=seeded()),
-        measures=torch.rand(300, 4, generator=seeded(1)),
-    )
+    embeddings, digits, _ = toy_captions(300)
+    ranks, measures = (torch.rand(300, 4, generator=seeded(k)) for k in range(2))
     images = torch.zeros(300, 28, 28, dtype=torch.uint8)
-    return corpus, ruler_for_decoder(images, digits[:300], corpus, weight)
+    corpus = embeddings, digits, measures, ranks
+    return corpus, ruler_for_decoder(images, digits, embeddings, measures, ranks, weight)
 
 
 def test_the_penalty_teaches_only_what_draws(quick):
@@ -89,13 +88,14 @@ def test_the_ruler_is_shown_what_the_model_draws_by_now(quick):
     corpus, (_, after) = read_along()
     assert [name for name, *_ in quick] == ["train_proofreader", "train_ruler"]
     ruler, real, ranks = quick[1][1]
-    assert isinstance(ruler, Ruler) and real.shape == (300, 1, 28, 28) and ranks is corpus.ranks
+    assert isinstance(ruler, Ruler) and real.shape == (300, 1, 28, 28) and ranks is corpus[3]
     quick.clear()
     model = reading_model().eval()
     after(model, 3)
     (_, drawn, how), (_, shown, seed) = quick
-    assert drawn[0] is model and len(drawn[1]) == 300, "the captions of the pictures alone"
-    assert drawn[3] is corpus.measures and how == seed == {"seed": 3}
+    assert drawn[0] is model
+    assert all(ours is theirs for ours, theirs in zip(drawn[1:], corpus[:3], strict=True))
+    assert how == seed == {"seed": 3}
     assert shown[0] is ruler and len(shown[1]) == 1 and len(shown[2]) == 2
 
 
@@ -130,49 +130,100 @@ def test_a_row_is_measured(monkeypatch):
 # all of them
 
 
-@pytest.fixture(name="trained")
-def fixture_trained(monkeypatch, tmp_path):
-    """What each row trained, without any training; a row is measured by its number."""
-    trained = []
+def test_without_its_prior_a_model_draws_from_standard_normal_codes():
+    model = reading_model().eval()
+    for parameter in model.prior.parameters():
+        parameter.data += torch.randn(parameter.shape, generator=seeded())
+    z, condition = torch.randn(5, 20, generator=seeded()), model.head(toy_captions(5)[0])
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    assert not torch.equal(model.place(z, condition), z)
+    undo_prior(model)
+    assert torch.equal(model.place(z, condition), z)
+    changed = {n for n, t in model.state_dict().items() if not torch.equal(before[n], t)}
+    assert changed == {"prior.2.weight", "prior.2.bias"}
 
-    def train(images, labels, corpus, **change):
-        trained.append(change)
-        return len(trained)
+
+def test_the_decoder_is_trained_with_the_head_of_the_released_model(monkeypatch):
+    calls, head = [], reading_model().eval().requires_grad_(True).head  # as it is loaded
+    before = {name: tensor.clone() for name, tensor in head.state_dict().items()}
+
+    def train(model, batches, **how):
+        calls.append((next(iter(batches(seeded()))), how))
+        assert not any(p.requires_grad for p in model.head.parameters()), "it reads already"
+        return model.train(), []
+
+    def along(images, labels, embeddings, measures, ranks):
+        assert embeddings.shape == (300, 384) and measures.shape == ranks.shape == (300, 4)
+        return "along", "after"
+
+    for name, stub in {
+        "load_strokes": lambda: torch.rand(310, 4, generator=seeded()), "train_cvae": train,
+        "caption_pictures": lambda levels, digits: (["a"] * len(digits), None),
+        "sentence_encoder": lambda: Axis, "ruler_for_decoder": along,
+    }.items():
+        monkeypatch.setattr(style_comparisons, name, stub)
+    images, labels = torch.zeros(300, 28, 28, dtype=torch.uint8), torch.arange(300) % 10
+    model = train_along(images, labels, head)
+    ((pictures, captions), how), = calls
+    assert pictures.shape == (250, 1, 28, 28) and captions.shape == (250, 384)
+    assert how == MNIST_RECIPE | {"penalty": "along", "after_epoch": "after"}
+    assert all(torch.equal(before[n], t) for n, t in model.head.state_dict().items())
+    assert not head.training, "the released model is measured afterwards, without noise"
+
+
+class Axis:
+    """Stand in for MiniLM."""
+
+    @staticmethod
+    def encode(sentences):
+        return torch.eye(384)[:1].expand(len(sentences), -1)
+
+
+@pytest.fixture(name="measured")
+def fixture_measured(monkeypatch, tmp_path):
+    """Models that were measured, without any training; a row is the number of its place."""
+    measured, released = [], reading_model().eval()
+    for parameter in released.prior.parameters():
+        parameter.data += 0.1
+    ruined = reading_model(1).eval()
+
+    def measure(model, *_):
+        measured.append(model)
+        return {"Fréchet ratio": len(measured)}
 
     def draw(model, prompts, n, seed):
-        assert model == 2, "the picture shows what the ruler ruins"
+        assert model is ruined, "the picture shows what the ruler ruins"
         return torch.rand(len(prompts) * n, 1, 28, 28, generator=seeded(seed))
 
     for name, stub in {
-        "load_splits": lambda: {"train": (None, None)}, "write_corpus": lambda labels: None,
-        "Yardstick": lambda: None, "Reference": lambda: None,
-        "ruler_for_decoder": lambda *data: ("along", "after"), "train_style": train,
-        "draw_prompts": draw, "measure_row": lambda model, *_: {"Fréchet ratio": model},
+        "load_splits": lambda: {"train": (None, None)}, "Yardstick": lambda: None,
+        "Reference": lambda: None, "load_checkpoint": lambda name: (released, {}),
+        "train_along": lambda *data: ruined, "draw_prompts": draw, "measure_row": measure,
         "RESULTS": tmp_path / "results.json", "PICTURE": tmp_path / "picture.png",
     }.items():
         monkeypatch.setattr(style_comparisons, name, stub)
-    return trained
+    return measured, released, ruined
 
 
-def test_three_rows_differ_in_what_the_ruler_moves(trained, tmp_path, capsys):
+def test_three_rows_differ_in_what_the_ruler_moves(measured, tmp_path, capsys):
+    measured, released, ruined = measured
     compare_styles()
-    assert trained == [
-        {"epochs": EPOCHS, "moved": False},
-        {"epochs": EPOCHS, "moved": False, "penalty": "along", "after_epoch": "after"},
-        {"epochs": EPOCHS},
-    ]
+    assert len(measured) == 3 and measured[1] is ruined and measured[2] is released
+    still, z, condition = measured[0], torch.ones(1, 20), torch.full((1, 34), 0.1)
+    assert torch.equal(still.place(z, condition), z)
+    assert not torch.equal(released.place(z, condition), z), "it keeps its own prior"
+    assert torch.equal(still.decode(z, condition), released.decode(z, condition))
     written = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
-    assert list(written.items()) == [
-        (name, {"epochs": EPOCHS, "Fréchet ratio": k}) for k, name in enumerate(ROWS, start=1)
-    ]
+    assert list(written.items()) == [(n, {"Fréchet ratio": k}) for k, n in enumerate(ROWS, 1)]
     with Image.open(tmp_path / "picture.png") as picture:
         assert picture.width > picture.height > 3 * 28 * 2
-    assert all(name in capsys.readouterr().out for name in ROWS[:1])
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in ROWS)
 
 
-def test_nothing_is_written_before_all_is_done(trained, tmp_path, monkeypatch):
+def test_nothing_is_written_before_all_is_done(measured, tmp_path, monkeypatch):
     def fail(model, *_):
-        if model == 3:
+        if model is measured[1]:
             raise KeyboardInterrupt
         return {}
 
@@ -196,7 +247,7 @@ def test_every_row_of_the_table_is_there(table):
     assert list(table) == list(ROWS)
     kinds = {prompt.kind for prompt in load_prompts("styled")}
     for row in table.values():
-        assert set(row) == KEYS | {"epochs"} and row["epochs"] == EPOCHS
+        assert set(row) == KEYS
         assert set(row["in the requested third"]) == kinds and set(row["unnamed"]) == set(STYLES)
         assert 0.5 < row["prompt accuracy, held-out"] <= 1 < row["Fréchet ratio"]
 

@@ -41,7 +41,7 @@ from helpers.styles import (
 
 # Goals of the issue that the released checkpoint does not reach, as ("cells", "held out") or
 # ("styled", "thin"); the README and notebook 11 say so. Empty: all are reached.
-UNMET = ()
+UNMET = (("cells", "both"),)  # thickness and slant each are within five points, not both at once
 
 
 # known answers
@@ -169,7 +169,7 @@ class Reader:
 @pytest.fixture(scope="module", name="shelf")
 def fixture_shelf():
     images, digits = load_mnist(train=False)
-    pictures, digits = to_float(images[:2000]), digits[:2000]
+    pictures, digits = to_float(images[:1500]), digits[:1500]
     return pictures, digits, measure_styles(measure_strokes(pictures))
 
 

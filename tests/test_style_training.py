@@ -154,8 +154,8 @@ def test_the_ruler_learns_and_freezes(pictures):
     real, _, _, ranks = pictures
     torch.manual_seed(0)
     ruler = Ruler()
-    losses = train_ruler(ruler, real[:600], ranks[:600], steps=80)
-    assert len(losses) == 80 and not any(p.requires_grad for p in ruler.parameters())
+    losses = train_ruler(ruler, real[:600], ranks[:600], steps=50)
+    assert len(losses) == 50 and not any(p.requires_grad for p in ruler.parameters())
     assert all(p.grad is None or not p.grad.any() for p in ruler.parameters())
     with torch.no_grad():
         wrong = (ruler(real[600:]) - ranks[600:]).square().mean(0)
@@ -253,7 +253,7 @@ def test_recalibrate_teaches_what_drawings_measure(pictures, monkeypatch):
     torch.manual_seed(0)
     ruler = Ruler()
     train_ruler(ruler, real[:500], ranks[:500], steps=20)
-    cut_short(monkeypatch, 40)
+    cut_short(monkeypatch, 25)
     drawn = 1 - real[:400], ranks[:400]
 
     def wrong():
@@ -336,9 +336,9 @@ def train_spelling(head, steps, seed=0):
 
 def test_the_prior_learns_where_the_levels_lie(head, rounds):
     """Known answer: the code itself is what is measured."""
-    model, history = train_spelling(head[0], 300)
+    model, history = train_spelling(head[0], 250)
     history = torch.tensor(history)
-    assert history.shape == (300, 3) and history.isfinite().all()
+    assert history.shape == (250, 3) and history.isfinite().all()
     first, last = history[:10, 0].mean(), history[-10:, 0].mean()
     assert first > 0.5 and last < first / 4, "it misses what is asked, and then hardly"
     assert history[0, 2] == 0 < history[-1, 2], "moved away from N(0, I)"
@@ -354,7 +354,6 @@ def test_the_prior_learns_where_the_levels_lie(head, rounds):
         silent = said[:, k] == UNSAID
         assert abs(mean[silent, k].mean()) < 0.3, "where nothing is said the codes stay"
         narrow = log_scale[said[:, k] == 0, k].exp().mean()
-        print("XX", narrow, log_scale[silent, k].exp().mean(), mean[:, 4:].abs().mean())
         assert narrow < 0.8 * log_scale[silent, k].exp().mean(), "medium is narrow"
     assert mean[:, 4:].abs().mean() < 0.1, "what is not measured stays where it was"
 
@@ -417,7 +416,7 @@ def test_familiarity_separates_digits_from_others():
         return F.normalize(known, dim=1), digits, F.normalize(others, dim=1)
 
     known, digits, others = clusters(1500, 0)
-    net = train_familiarity(known, digits, others, steps=200)
+    net = train_familiarity(known, digits, others, steps=120)
     assert isinstance(net, SentenceLayers) and not net.training
     assert not any(p.requires_grad for p in net.parameters())
     known, digits, others = clusters(300, 1)

@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 
 from helpers import widgets
-from helpers.generator import TextToImage
+from helpers.checkpoints import checkpoint_paths
+from helpers.generator import BEST, FAMILIARITY, TextToImage
 from helpers.models import ShapesCVAE
 from helpers.widgets import CANVAS, PromptWidget, canvas_png, draw_from_form, prompt_widget
 
@@ -53,11 +54,22 @@ def test_the_handler_draws(model):
     assert draw_from_form(model, "circle", 3, 1, 1.0)[0] != png
     with Image.open(io.BytesIO(png)) as image:
         assert image.text["prompt"] == "circle" and image.text["checkpoint"] == "untrained"
+        assert image.text["Title"] == '"circle"'
 
 
 def test_the_handler_draws_and_warns(model):
     png, message = draw_from_form(model, "a cat on a mat")
     assert png and message.startswith("This is none of the nine prompts; the nearest I know is")
+    with Image.open(io.BytesIO(png)) as image:
+        assert image.text["Title"] == '"a cat on a mat" (not what I know?)'
+
+
+def test_the_handler_says_what_was_read(model, monkeypatch):
+    monkeypatch.setattr(TextToImage, "reading", lambda self, prompt: "seven, thick")
+    _, message = draw_from_form(model, "circle")
+    assert message == "Drawn from seed 0. Read as: seven, thick."
+    _, message = draw_from_form(model, "a cat on a mat")
+    assert message.startswith("This is none of") and message.endswith(" Read as: seven, thick.")
 
 
 @pytest.mark.parametrize(
@@ -189,7 +201,23 @@ def test_no_deprecation_warnings(model):
 
 def test_the_widget_loads_a_released_model_by_name():
     assert prompt_widget("shapes-cvae", "circle").model.name == "shapes-cvae"
+
+
+def test_the_widget_draws_with_the_best_unless_told(monkeypatch, model):
+    asked = []
+    monkeypatch.setattr(TextToImage, "load", lambda name: asked.append(name) or model)
+    prompt_widget(), prompt_widget("mnist-cvae"), prompt_widget(model)
+    assert asked == [BEST, "mnist-cvae"]
+
+
+@pytest.mark.skipif(
+    not (FAMILIARITY.is_file() and checkpoint_paths(BEST)[0].is_file()), reason="not trained yet"
+)
+def test_the_released_widget_draws_and_says_what_it_read():
     form = prompt_widget()
-    assert form.model.name == "mnist-cvae"
+    assert form.model.name == BEST
     form.draw_button.click()
-    assert "Drawn from seed 0." in form.message.value
+    assert "Drawn from seed 0. Read as: seven." in form.message.value
+    form.prompt.value = "a bold cat"
+    form.draw_button.click()
+    assert "does not read like one digit; the nearest I know is" in form.message.value
