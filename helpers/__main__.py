@@ -36,6 +36,8 @@ def make_parser():
     draw.add_argument("--count", type=int, default=1, metavar="N", help="pictures (1)")
     draw.add_argument("--seed", type=int, default=0, help="same seed, same pictures (0)")
     draw.add_argument("--temperature", type=float, default=1.0, help="0 is the most typical (1.0)")
+    draw.add_argument("--guidance", type=float, help="of a flow: 1 takes the prompt as it is")
+    draw.add_argument("--steps", type=int, help="of a flow: from noise to picture")
     draw.add_argument("--checkpoint", default=BEST, help=f"name or path ({BEST})")
     draw.add_argument("--out", default="outputs", type=Path, help="folder of the files (outputs)")
     draw.add_argument("--device", help="cpu, cuda or mps; the best there is without it")
@@ -45,9 +47,10 @@ def make_parser():
         command = commands.add_parser(name, help=f"{name} a released checkpoint")
         command.add_argument("name", help=f"one of {', '.join(known_checkpoints()) or 'none yet'}")
         command.set_defaults(run=run)
-    compare = commands.add_parser("compare", help="train the controls of notebooks 10 and 11 anew")
+    compare = commands.add_parser("compare", help="train the controls of notebooks 10 to 12 anew")
     compare.add_argument(
-        "rows", nargs="*", help="rows of notebook 10's table, all without any; styles for 11's"
+        "rows", nargs="*",
+        help="rows of notebook 10's table, all without any; styles for 11's, flows for 12's",
     )
     compare.set_defaults(run=run_compare)
     return parser
@@ -63,8 +66,10 @@ def run_draw(arguments):
     doubt = model.doubt(prompt)
     if doubt:
         print(doubt, file=sys.stderr, flush=True)
-    pictures = model.draw(prompt, count, arguments.seed, temperature)
+    flow = {"guidance": arguments.guidance, "steps": arguments.steps}
+    pictures = model.draw(prompt, count, arguments.seed, temperature, **flow)
     facts = {"prompt": prompt, "seed": arguments.seed, "temperature": temperature}
+    facts |= {name: value for name, value in flow.items() if value is not None}
     facts |= {"checkpoint": model.name, "Title": model.title(prompt)}
     paths = save_pictures(pictures, arguments.out, facts)
     if not arguments.no_preview:
@@ -96,6 +101,10 @@ def run_compare(arguments):
         from helpers.style_comparisons import compare_styles  # noqa: PLC0415
 
         return compare_styles()
+    if arguments.rows == ["flows"]:
+        from helpers.flow_comparisons import compare_flows  # noqa: PLC0415
+
+        return compare_flows()
     from helpers.comparisons import compare  # noqa: PLC0415
 
     return compare(arguments.rows)

@@ -15,12 +15,19 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 
 from helpers.files import write_whole
-from helpers.models import ConvCVAE, FirstGenerator, SentenceLayers, ShapesCVAE, StyleCVAE
+from helpers.models import (
+    ConvCVAE,
+    FirstGenerator,
+    LatentFlow,
+    SentenceLayers,
+    ShapesCVAE,
+    StyleCVAE,
+)
 
 CHECKPOINTS = Path(__file__).resolve().parents[1] / "checkpoints"
 MODELS = {
     model.__name__: model
-    for model in (FirstGenerator, ShapesCVAE, ConvCVAE, StyleCVAE, SentenceLayers)
+    for model in (FirstGenerator, ShapesCVAE, ConvCVAE, StyleCVAE, LatentFlow, SentenceLayers)
 }
 EXTRA = "extra."  # tensors that are kept with the weights and belong to no layer
 PACKAGES = ("torch", "numpy", "safetensors", "sentence-transformers")

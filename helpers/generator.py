@@ -27,7 +27,10 @@ from helpers.styles import LEVEL_NAMES, STYLES, UNSAID, known_captions
 CHUNK = 1000  # pictures decoded at once, so that memory stays bounded
 SMALL = 64    # up to here a second thread costs more than it brings
 BEST = "mnist-style"  # the checkpoint that draws unless another is named
+MOST_STEPS = 1000  # of a flow
+MOST_GUIDANCE = 1000  # beyond any use, and still far from overflow
 FAMILIARITY = CHECKPOINTS / "readers" / "familiarity.safetensors"
+
 
 class Understanding(NamedTuple):
     """Whether a prompt asks for one of the things that the model draws."""
@@ -98,6 +101,25 @@ def check_temperature(temperature):
     if not math.isfinite(temperature) or temperature < 0:
         raise ValueError(f"The temperature is {temperature!r}: give a finite number, 0 or more.")
     return float(temperature)
+
+
+def check_guidance(guidance):
+    """Return it as a float; TypeError or ValueError unless it is a number from 0 to 1000."""
+    if isinstance(guidance, bool) or not isinstance(guidance, numbers.Real):
+        raise TypeError(f"The guidance is {guidance!r}: give a number, as in 1.5.")
+    if not 0 <= guidance <= MOST_GUIDANCE:
+        raise ValueError(
+            f"The guidance is {guidance!r}: give a finite number, 0 to {MOST_GUIDANCE}."
+        )
+    return float(guidance)
+
+
+def check_steps(steps):
+    """Return steps as an int; TypeError or ValueError unless they are whole and 1 to 1000."""
+    steps = _whole_number(steps, "steps, the number of Euler steps,")
+    if not 1 <= steps <= MOST_STEPS:
+        raise ValueError(f"steps, the number of Euler steps, is {steps}: give 1 to {MOST_STEPS}.")
+    return steps
 
 
 def _whole_number(value, what):
@@ -188,18 +210,43 @@ class TextToImage:
                 return self.model.reader(self.tokenizer.encode(prompts).to(self.device)).cpu()
             return self.model.head(sentence_encoder().encode(prompts).to(self.device)).cpu()
 
+    @property
+    def guided(self):
+        """Whether the model is a flow, which takes a guidance scale and a number of steps."""
+        return hasattr(self.model, "guidance")
+
+    def _flow_settings(self, guidance, steps):
+        if guidance is None and steps is None:
+            return {}
+        if not self.guided:
+            raise ValueError(
+                f"{self.name or 'This model'} is no flow: leave out guidance and steps, or load "
+                "\"mnist-flow\"."
+            )
+        settings = {}
+        if guidance is not None:
+            settings["guidance"] = check_guidance(guidance)
+        if steps is not None:
+            settings["steps"] = check_steps(steps)
+        return settings
+
     @torch.no_grad()
-    def decode(self, z, conditions):
+    def decode(self, z, conditions, guidance=None, steps=None):
         """Turn latents (n, latent) and conditions (n, condition) into pictures (n, 1, 28, 28).
 
         One row of either serves for all rows of the other.
+
+        Args:
+            z, conditions: see `latents` and `conditions`.
+            guidance, steps: see `draw`.
 
         Returns:
             float32 CPU tensor with values in [0, 1], 1 is ink.
 
         Raises:
-            ValueError: the shapes do not fit.
+            TypeError, ValueError: the shapes do not fit, or a setting is not what it should be.
         """
+        settings = self._flow_settings(guidance, steps)
         n = max(len(z), len(conditions))
         if z.dim() != 2 or z.shape[1] != self.latent or not {len(z), len(conditions)} <= {1, n}:
             raise ValueError(
@@ -211,17 +258,19 @@ class TextToImage:
         with _threads_for(n):
             for rows in torch.arange(n).split(CHUNK):
                 part = z[rows].to(self.device), conditions[rows].to(self.device)
-                pictures[rows] = self._decode(*part).cpu()
+                pictures[rows] = self._decode(*part, settings).cpu()
         return pictures
 
-    def _decode(self, z, conditions):
+    def _decode(self, z, conditions, settings):
+        if self.guided:
+            return self.model.paint(z, conditions, **settings)
         if hasattr(self.model, "place"):
             z = self.model.place(z, conditions)
         if hasattr(self.model, "decode"):
             return self.model.decode(z, conditions).sigmoid()
         return self.model.net(torch.cat([conditions, z], dim=1))  # FirstGenerator
 
-    def draw(self, prompts, n=1, seed=0, temperature=1.0):
+    def draw(self, prompts, n=1, seed=0, temperature=1.0, guidance=None, steps=None):
         """Draw n pictures of every prompt.
 
         The n latents are the same for every prompt, so what a prompt gives does not depend on its
@@ -232,6 +281,9 @@ class TextToImage:
             n: pictures of each prompt, at least 1.
             seed: any whole number; the same one gives the same pictures.
             temperature: scales the latents; 0 gives the most typical picture n times.
+            guidance: how far a flow exaggerates the prompt; 1 takes it as it is, 0 ignores it, and
+                without it the model's own is used.
+            steps: of a flow, from noise to a code, 1 to 1000; without it the model's own number.
 
         Returns:
             float32 CPU tensor (prompts * n, 1, 28, 28) in [0, 1], prompt by prompt; 1 is ink.
@@ -240,9 +292,12 @@ class TextToImage:
             TypeError, ValueError: an argument is not what it should be, in one sentence.
         """
         z = self.latents(n, seed, temperature)
+        self._flow_settings(guidance, steps)  # refused before anything is read
         conditions = self.conditions(prompts)
-        n = len(z)
-        return self.decode(z.repeat(len(conditions), 1), conditions.repeat_interleave(n, dim=0))
+        n, m = len(z), len(conditions)
+        return self.decode(
+            z.repeat(m, 1), conditions.repeat_interleave(n, dim=0), guidance, steps
+        )
 
     def understands(self, prompt):
         """Say how far a prompt reads like those of the training, and which of them is nearest.

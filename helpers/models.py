@@ -1,8 +1,11 @@
-"""The generators: a first MLP (notebook 3), the shapes CVAE (4), the convolutional CVAE (7, 8, 11).
+"""The generators: a first MLP (notebook 3), the shapes CVAE (4), the convolutional CVAE (7, 8, 11),
+and a latent flow (12).
 
 Every generator has `latent`, the size of the vector that carries the variety, `reads`, what its
 prompts are turned into first ("characters" or "sentences"), and `draw(inputs, z)`.
 """
+
+import math
 
 import torch
 import torch.nn.functional as F
@@ -350,3 +353,183 @@ class Ruler(nn.Sequential):
             nn.Linear(1568, 64), nn.SiLU(),                        # n×64
             nn.Linear(64, 4), nn.Sigmoid(),                        # n×4: ranks within the digit
         )
+
+
+class FlowBlock(nn.Module):
+    """A residual block whose normalised input is scaled and shifted by what is known (notebook 12).
+
+    Args:
+        width: numbers that go in and come out.
+    """
+
+    def __init__(self, width):
+        super().__init__()
+        self.norm = nn.LayerNorm(width, elementwise_affine=False)
+        self.film = nn.Linear(width, 2 * width)   # n×512
+        self.net = nn.Sequential(
+            nn.Linear(width, width), nn.SiLU(),   # n×256
+            nn.Linear(width, width),              # n×256
+        )
+
+    def forward(self, x, known):
+        """Map x (n, width) and what is known (n, width) to a new x (n, width)."""
+        gain, shift = self.film(known).chunk(2, dim=1)
+        return x + self.net(self.norm(x) * (1 + gain) + shift)
+
+
+def time_waves(t, waves=16):
+    """Write times (n,) from 0 to 1 as sines and cosines of rising frequency: (n, 2 * waves)."""
+    angles = t[:, None] * torch.logspace(0, 2, waves, device=t.device) * math.pi / 2
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+class Velocity(nn.Module):
+    """Where to move a point of a flow, given the time and a condition (notebook 12).
+
+    Args:
+        latent: size of the points.
+        condition: size of the condition; one of zeros means that nothing was said.
+        width, blocks: of the residual blocks.
+    """
+
+    def __init__(self, latent=24, condition=34, width=256, blocks=3):
+        super().__init__()
+        self.known = nn.Sequential(nn.Linear(32 + condition, width), nn.SiLU())  # n×256
+        self.enter = nn.Linear(latent, width)                                    # n×256
+        self.blocks = nn.ModuleList(FlowBlock(width) for _ in range(blocks))     # n×256
+        self.leave = nn.Linear(width, latent)                                    # n×24
+
+    def forward(self, x, t, condition):
+        """Map points (n, latent), times (n,) and conditions (n, 34) to velocities (n, latent)."""
+        known = self.known(torch.cat([time_waves(t), condition], dim=1))
+        x = self.enter(x)
+        for block in self.blocks:
+            x = block(x, known)
+        return self.leave(x)
+
+
+def guide(velocity, x, t, condition, guidance):
+    """Exaggerate what the condition changes (Ho and Salimans, 2022).
+
+    Args:
+        velocity: a `Velocity`.
+        x, t, condition: see its `forward`.
+        guidance: 0 ignores the condition, 1 follows it, more goes further.
+
+    Returns:
+        v₀ + guidance · (v − v₀), (n, latent), with v and v₀ the velocities with and without the
+        condition.
+    """
+    if guidance == 1:
+        return velocity(x, t, condition)
+    nothing = torch.zeros_like(condition)
+    both = velocity(x.repeat(2, 1), t.repeat(2), torch.cat([condition, nothing]))
+    told, untold = both.chunk(2)
+    return untold + guidance * (told - untold)
+
+
+def transport(velocity, x, condition, guidance=1.0, steps=20):
+    """Carry noise (n, latent) along the velocities from time 0 to 1 in equal Euler steps."""
+    for k in range(steps):
+        t = torch.full((len(x),), k / steps, device=x.device)
+        x = x + guide(velocity, x, t, condition, guidance) / steps
+    return x
+
+
+class FilmBlock(nn.Module):
+    """Two convolutions added to what comes in; a code modulates between them (notebook 12).
+
+    Args:
+        channels: of the feature maps, in and out.
+        code: size of the vector that modulates them (FiLM, Perez et al., 2018).
+    """
+
+    def __init__(self, channels, code=256):
+        super().__init__()
+        self.first = nn.Conv2d(channels, channels, 3, padding=1)
+        self.film = nn.Linear(code, 2 * channels)
+        self.second = nn.Conv2d(channels, channels, 3, padding=1)
+        nn.init.zeros_(self.second.weight)  # at first it changes nothing
+        nn.init.zeros_(self.second.bias)
+
+    def forward(self, maps, code):
+        """Map feature maps (n, c, h, w) and codes (n, code) to feature maps (n, c, h, w)."""
+        changed = modulate(self.first(F.silu(maps)), self.film, code)
+        return maps + self.second(F.silu(changed))
+
+
+class AutoencoderLayers(nn.Module):
+    """The layers of an `Autoencoder`, in the order in which a picture meets them (notebook 12).
+
+    Args:
+        latent: size of the code.
+    """
+
+    def __init__(self, latent=24):
+        super().__init__()
+        self.convolutions = nn.Sequential(
+            nn.Conv2d(1, 32, 3, stride=2, padding=1), nn.SiLU(),        # n×32×14×14
+            nn.Conv2d(32, 64, 3, stride=2, padding=1), nn.SiLU(),       # n×64×7×7
+            nn.Flatten(),                                               # n×3136
+        )
+        self.posterior = nn.Sequential(
+            nn.Linear(3136, 256), nn.SiLU(),                            # n×256
+            nn.Linear(256, 2 * latent),                                 # n×48
+        )
+        self.widen = nn.Sequential(nn.Linear(latent, 256), nn.SiLU())   # n×256
+        self.expand = nn.Linear(256, 3136)                              # n×3136
+        self.block1 = FilmBlock(64)                                     # n×64×7×7
+        self.up1 = nn.ConvTranspose2d(64, 32, 4, stride=2, padding=1)   # n×32×14×14
+        self.block2 = FilmBlock(32)                                     # n×32×14×14
+        self.up2 = nn.ConvTranspose2d(32, 16, 4, stride=2, padding=1)   # n×16×28×28
+        self.ink = nn.Conv2d(16, 1, 3, padding=1)                       # n×1×28×28
+
+
+class Autoencoder(AutoencoderLayers):
+    """A VAE that knows no prompt: pictures to codes, codes to sharp pictures (notebook 12)."""
+
+    def encode(self, pictures):
+        """Map pictures (n, 1, 28, 28) to mean and log variance of the posterior, (n, latent)."""
+        return self.posterior(self.convolutions(pictures)).chunk(2, dim=1)
+
+    def decode(self, z):
+        """Map codes (n, latent) to pictures (n, 1, 28, 28), which may leave [0, 1] a little."""
+        code = self.widen(z)
+        maps = self.block1(self.expand(code).view(-1, 64, 7, 7), code)
+        maps = self.block2(self.up1(F.silu(maps)), code)
+        return self.ink(F.silu(self.up2(F.silu(maps))))
+
+
+class LatentFlow(nn.Module):
+    """Text to image in miniature: a reader, a flow among codes, an autoencoder (notebook 12).
+
+    A rectified flow (Liu et al., 2023) in the latent space of an autoencoder, as in latent
+    diffusion (Rombach et al., 2022), guided without a classifier (Ho and Salimans, 2022).
+
+    Args:
+        latent: size of the autoencoder's code, and of the noise that the flow starts from.
+    """
+
+    reads = "sentences"
+    guidance, steps = 1.3, 50  # of `draw`, unless told
+
+    def __init__(self, latent=24):
+        super().__init__()
+        self.latent = latent
+        self.head = StyleHead()                               # n×34
+        self.velocity = Velocity(latent)                      # n×24
+        self.autoencoder = Autoencoder(latent)                # n×1×28×28
+        self.register_buffer("centre", torch.zeros(latent))   # of the codes of real pictures
+        self.register_buffer("scale", torch.ones(latent))
+
+    def place(self, z, condition, guidance=guidance, steps=steps):
+        """Carry noise z (n, latent) to a code for each condition (n, 34)."""
+        return self.centre + self.scale * transport(self.velocity, z, condition, guidance, steps)
+
+    def paint(self, z, condition, guidance=guidance, steps=steps):
+        """Turn noise (n, latent) and conditions (n, 34) into pictures (n, 1, 28, 28) in [0, 1]."""
+        return self.autoencoder.decode(self.place(z, condition, guidance, steps)).clamp(0, 1)
+
+    def draw(self, embeddings, z, guidance=guidance, steps=steps):
+        """Map embeddings (n, 384) and noise (n, latent) to pictures (n, 1, 28, 28) in [0, 1]."""
+        return self.paint(z, self.head(embeddings), guidance, steps)

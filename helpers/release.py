@@ -14,10 +14,11 @@ from helpers.checkpoints import load_checkpoint, save_checkpoint
 from helpers.evaluation import measure, measure_curve
 from helpers.everyday import caption_pictures, write_others
 from helpers.files import write_whole
+from helpers.flow_training import train_autoencoder, train_flow, write_conditions
 from helpers.generator import FAMILIARITY, sentence_encoder
 from helpers.metrics import JUDGES, name_digits, train_digit_judge, train_feature_judge
 from helpers.mnist import load_splits, to_float
-from helpers.models import ConvCVAE, FirstGenerator, ShapesCVAE, StyleCVAE
+from helpers.models import ConvCVAE, FirstGenerator, LatentFlow, ShapesCVAE, StyleCVAE
 from helpers.shapes import PROMPTS
 from helpers.strokes import load_strokes, measure_styles
 from helpers.style_evaluation import measure_familiarity
@@ -134,11 +135,32 @@ def _train_mnist_style(after_epoch):
     return model, {}, {"captions": corpus.known.half()}
 
 
+def _train_mnist_flow(after_epoch):
+    images, labels = load_splits()["train"]
+    reader, facts = load_checkpoint("mnist-style")
+    measures = measure_styles(load_strokes()[: len(labels)])
+    levels = level_of(rank_within_digit(measures, labels, measures, labels))
+    _, said = caption_pictures(levels, labels)
+    start = time.perf_counter()
+    torch.manual_seed(0)
+    model = LatentFlow()
+    model.head = reader.head
+    train_autoencoder(model.autoencoder, images)
+    trained = time.perf_counter()
+    train_flow(model, images, write_conditions(labels, said))
+    seconds = {
+        "autoencoder seconds": round(trained - start),
+        "flow seconds": round(time.perf_counter() - trained),
+    }
+    return model, seconds, {"captions": facts["extra"]["captions"]}
+
+
 TRAINERS = {
     "shapes-mlp": _train_shapes_mlp,
     "shapes-cvae": _train_shapes_cvae,
     "mnist-cvae": _train_mnist_cvae,
     "mnist-style": _train_mnist_style,
+    "mnist-flow": _train_mnist_flow,
 }
 
 
@@ -146,8 +168,9 @@ def train_released(name):
     """Train a released checkpoint anew, measure it and write it to `checkpoints/`.
 
     Args:
-        name: "shapes-mlp", "shapes-cvae", "mnist-cvae", "mnist-style", "familiarity" for the
-            network behind `understands`, or "judges" for the judges of digits.
+        name: "shapes-mlp", "shapes-cvae", "mnist-cvae", "mnist-style", "mnist-flow" (with the
+            reader of "mnist-style"), "familiarity" for the network behind `understands`, or
+            "judges" for the judges of digits.
 
     Raises:
         ValueError: the name is none of these.
@@ -164,13 +187,13 @@ def train_released(name):
         )
     snapshots = []
     start = time.perf_counter()
-    model, facts, extra = TRAINERS[name](
+    model, seconds, extra = TRAINERS[name](
         lambda average, _: snapshots.append((time.perf_counter() - start, copy.deepcopy(average)))
     )
-    results = {"training seconds": round(time.perf_counter() - start)}
+    results = {"training seconds": round(time.perf_counter() - start)} | seconds
     if snapshots:
         results["curve"] = measure_curve(snapshots)
-    save_checkpoint(name, model.eval(), {"seed": 0, "results": results} | facts, extra)
+    save_checkpoint(name, model.eval(), {"seed": 0, "results": results}, extra)
     evaluate_released(name)
 
 
@@ -201,7 +224,7 @@ def evaluate_released(name):
         return
     model, facts = load_checkpoint(name)
     start = time.perf_counter()
-    kept = ("training seconds", "curve")
+    kept = ("training seconds", "autoencoder seconds", "flow seconds", "curve")
     results = {key: facts["results"][key] for key in kept if key in facts["results"]}
     results["parameters"] = sum(p.numel() for p in model.parameters())
     results |= measure(model)

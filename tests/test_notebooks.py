@@ -26,12 +26,12 @@ FLOORS = (
     ("characters", "sentences", "strokes", "styles"),
     ("models", "everyday"),
     ("checkpoints", "training", "style_training"),
-    ("metrics",),
+    ("metrics", "flow_training"),
     ("generator",),
     ("style_evaluation", "widgets"),
     ("evaluation",),
     ("release",),
-    ("comparisons", "style_comparisons"),
+    ("comparisons", "style_comparisons", "flow_comparisons"),
     ("__main__",),
 )
 

@@ -67,6 +67,21 @@ ROWS = (  # what the README says, the checkpoint, the place in its results, how 
      FAMILIARITY, ("AUROC, held-out against far",), "{:.3f}".format),
     ("`understands` | the same for prompts that nearly name a digit", FAMILIARITY,
      ("AUROC, held-out against near",), "{:.3f}".format),
+    ("`mnist-flow` | show the digit asked for, held-out phrasings", "mnist-flow",
+     (M, "prompt accuracy, held-out", "mean"), PERCENT),
+    ("`mnist-flow` | the same for the worst of the ten digits", "mnist-flow",
+     (M, "worst digit, held-out", "mean"), PERCENT),
+    ("`mnist-flow` | Fréchet distance, in multiples of that of real training pictures",
+     "mnist-flow", (M, "Fréchet ratio", "mean"), ONCE),
+    ("`mnist-flow` | kinds of real handwriting that it also draws (coverage)", "mnist-flow",
+     (M, "coverage", "mean"), PERCENT),
+    ("`mnist-flow` | real digits read by a classifier that learned from its drawings", "mnist-flow",
+     (M, "train on these, test on real", "mean"), PERCENT),
+    ("`mnist-flow` | seconds of training on two CPU cores, reader given", "mnist-flow",
+     ("training seconds",), COUNT),
+    ("`mnist-flow` | of these, for the flow", "mnist-flow", ("flow seconds",), COUNT),
+    ("`mnist-flow` | milliseconds per picture", "mnist-flow", ("milliseconds per picture",),
+     "{:.2f}".format),
     ("`shapes-cvae` | show the shape asked for, mean of nine prompts", "shapes-cvae",
      ("accuracy", "mean"), PERCENT),
     ("`shapes-cvae` | variety, mean of nine prompts", "shapes-cvae", ("variance ratio", "mean"),
@@ -135,7 +150,7 @@ def test_python_example(capsys):
 
 def test_command_lines_are_understood():
     lines = [line for line in code("bash").splitlines() if line.startswith("python -m helpers")]
-    assert len(lines) == 4
+    assert len(lines) == 5
     for line in lines:
         assert make_parser().parse_args(shlex.split(line)[3:]).run
 
