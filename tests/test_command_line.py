@@ -161,7 +161,7 @@ def test_compare_styles_is_the_table_of_notebook_11(monkeypatch):
 
 
 def test_control_c(draw, capsys, monkeypatch):
-    def stop(*_):
+    def stop(*_, **__):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(command_line.TextToImage, "draw", stop)
