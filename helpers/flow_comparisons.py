@@ -12,23 +12,20 @@ from torch import nn
 
 from helpers.checkpoints import CHECKPOINTS, load_checkpoint
 from helpers.evaluation import Yardstick, accuracies
-from helpers.everyday import caption_pictures
 from helpers.files import write_whole
 from helpers.flow_training import (
     collect_codes,
+    conditions_of,
     gaussian_terms,
     match_features,
     standardise,
     train_autoencoder,
     train_flow,
     train_velocity,
-    write_conditions,
 )
 from helpers.metrics import accuracy_after_training_on, frechet_distance
-from helpers.mnist import load_splits, to_float
+from helpers.mnist import load_splits
 from helpers.models import LatentFlow, Velocity, elbo_terms, guide, transport
-from helpers.strokes import load_strokes, measure_styles
-from helpers.styles import level_of, rank_within_digit
 from helpers.training import train_proofreader
 
 RESULTS = CHECKPOINTS / "flow-comparisons.json"
@@ -55,13 +52,6 @@ def compare_flows():
         print(name, results[name], flush=True)
 
 
-def conditions_of(labels):
-    """Write the condition of every training picture, as its caption would be read: (n, 34)."""
-    measures = measure_styles(load_strokes()[: len(labels)])
-    levels = level_of(rank_within_digit(measures, labels, measures, labels))
-    return write_conditions(labels, caption_pictures(levels, labels)[1])
-
-
 def measure_row(model, yardstick, trained_on=False):
     """Measure 10,000 pictures of held-out captions by accuracy, Fréchet ratio and coverage.
 
@@ -84,21 +74,10 @@ def measure_row(model, yardstick, trained_on=False):
     return {key: round(value, 4) for key, value in row.items()}
 
 
-@torch.no_grad()
-def codes_of(model, images, conditions):
-    """Encode pictures with a CVAE: means and deviations of the posteriors, (n, latent) each."""
-    parts = zip(images.split(1000), conditions.split(1000), strict=True)
-    posteriors = [model.encode(to_float(part), condition) for part, condition in parts]
-    means, log_variances = (torch.cat(part) for part in zip(*posteriors, strict=True))
-    return means, (log_variances / 2).exp()
-
-
 def compare_priors(images, labels, conditions, yardstick):
     """Draw codes for the CVAE of notebook 11 in six ways; its decoder stays what it is."""
     model, _ = load_checkpoint("mnist-style")
-    means, deviations = codes_of(model, images, conditions)
-    generator = torch.Generator().manual_seed(0)
-    codes = means + deviations * torch.randn(means.shape, generator=generator)
+    means, deviations = collect_codes(model, images, conditions)
     centre, scale = standardise(means, deviations)
     torch.manual_seed(0)
     velocity = Velocity(model.latent)
@@ -107,11 +86,8 @@ def compare_priors(images, labels, conditions, yardstick):
     def flow(z, condition, guidance):
         return centre + scale * transport(velocity, z, condition, guidance, 50)
 
-    rows = {
-        "N(0, I)": lambda z, condition: z,
-        "the prior of notebook 11": model.place,
-        "a Gaussian for each digit": fit_by_digit(codes, labels, 1),
-        "a mixture of ten for each digit": fit_by_digit(codes, labels, 10),
+    rows = {"the prior of notebook 11": model.place}
+    rows |= simple_priors(means, deviations, labels) | {
         "a flow": functools.partial(flow, guidance=1.0),
         "a flow, guidance 1.3": functools.partial(flow, guidance=1.3),
     }
@@ -124,13 +100,6 @@ def compare_priors(images, labels, conditions, yardstick):
 def compare_sharp(images, labels, model, yardstick):
     """Draw codes for the autoencoder of notebook 12 without its flow, digit by digit."""
     means, deviations = collect_codes(model.autoencoder, images)
-    generator = torch.Generator().manual_seed(0)
-    codes = means + deviations * torch.randn(means.shape, generator=generator)
-    rows = {
-        "N(0, I)": lambda z, condition: z,
-        "a Gaussian for each digit": fit_by_digit(codes, labels, 1),
-        "a mixture of ten for each digit": fit_by_digit(codes, labels, 10),
-    }
 
     def draw(place, embeddings, z):
         return model.autoencoder.decode(place(z, model.head(embeddings))).clamp(0, 1)
@@ -140,7 +109,22 @@ def compare_sharp(images, labels, model, yardstick):
             SimpleNamespace(latent=model.latent, draw=functools.partial(draw, place)), yardstick,
             trained_on=True,
         )
-        for name, place in rows.items()
+        for name, place in simple_priors(means, deviations, labels).items()
+    }
+
+
+def simple_priors(means, deviations, labels):
+    """Make the priors that take no training from codes drawn from posteriors (n, latent).
+
+    Returns:
+        A dict from name to a function like that of `fit_by_digit`.
+    """
+    generator = torch.Generator().manual_seed(0)
+    codes = means + deviations * torch.randn(means.shape, generator=generator)
+    return {
+        "N(0, I)": lambda z, condition: z,
+        "a Gaussian for each digit": fit_by_digit(codes, labels, 1),
+        "a mixture of ten for each digit": fit_by_digit(codes, labels, 10),
     }
 
 
@@ -245,7 +229,7 @@ class Unchanged(nn.Module):
 
 
 def compare_decoders(images, labels, conditions, yardstick, steps=1600):
-    """Train autoencoders and their flows, better step by step, on a third of the budget."""
+    """Train autoencoders and their flows, step by step, on a smaller budget."""
     reader, _ = load_checkpoint("mnist-style")
     proofreader = train_proofreader(images, labels)
     results = {}

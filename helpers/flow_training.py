@@ -7,9 +7,12 @@ import torch
 import torch.nn.functional as F
 from tqdm.auto import tqdm
 
+from helpers.everyday import caption_pictures
 from helpers.mnist import to_float
 from helpers.models import kl_divergence, sample_posterior
+from helpers.strokes import load_strokes, measure_styles
 from helpers.style_training import fit
+from helpers.styles import level_of, rank_within_digit
 from helpers.training import check_loss, warm_up
 
 
@@ -71,22 +74,30 @@ def train_autoencoder(
         FloatingPointError: the loss is not a number any more.
     """
     generator = torch.Generator().manual_seed(seed)
-    bar, done = tqdm(total=steps, desc="autoencoder"), itertools.count()
 
-    def loss():
+    def loss(step):
         rows = torch.randint(len(images), (batch,), generator=generator)
         pictures = to_float(images[rows])
         mean, log_variance = model.encode(pictures)
         painted = model.decode(sample_posterior(mean, log_variance, generator))
         reconstruction, kl = terms(painted, pictures, mean, log_variance)
-        step = next(done)  # a bar that is switched off does not count
         total = reconstruction + warm_up(step / steps, beta=1.0, share=0.2) * kl
-        if penalty:
-            total = total + penalty(painted, pictures)
-        check_loss(total.item(), step)
+        return total + penalty(painted, pictures) if penalty else total
+
+    return _fit_and_freeze(model, loss, steps, rate, "autoencoder")
+
+
+def _fit_and_freeze(model, loss_of, steps, rate, name):
+    """Minimise `loss_of(step)` under a bar that shows it, then freeze the model."""
+    bar, count = tqdm(total=steps, desc=name), itertools.count()
+
+    def loss():
+        step = next(count)  # a bar that is switched off does not count
+        value = loss_of(step)
+        check_loss(value.item(), step)
         bar.update()
-        bar.set_postfix(loss=f"{total.item():.0f}", refresh=False)
-        return total
+        bar.set_postfix(loss=f"{value.item():.4g}", refresh=False)
+        return value
 
     with bar:
         losses = fit(model.train().parameters(), loss, steps, rate)
@@ -95,9 +106,16 @@ def train_autoencoder(
 
 
 @torch.no_grad()
-def collect_codes(model, images):
-    """Encode pictures, uint8 (n, 28, 28): means and deviations of their posteriors, (n, latent)."""
-    posteriors = [model.encode(to_float(part)) for part in images.split(1000)]
+def collect_codes(model, images, *conditions):
+    """Encode pictures: means and deviations of their posteriors, (n, latent) each.
+
+    Args:
+        model: an `Autoencoder`, or a CVAE.
+        images: uint8 tensor (n, 28, 28).
+        conditions: for a CVAE, its conditions (n, condition).
+    """
+    parts = zip(images.split(1000), *(given.split(1000) for given in conditions), strict=True)
+    posteriors = [model.encode(to_float(part), *given) for part, *given in parts]
     means, log_variances = (torch.cat(part) for part in zip(*posteriors, strict=True))
     return means, (log_variances / 2).exp()
 
@@ -112,6 +130,13 @@ def write_conditions(digits, said):
     """Write what a perfect reader would answer: digits (n,), levels (n, 4) → conditions (n, 34)."""
     levels = F.one_hot(said + 2, 6).flatten(1)
     return torch.cat([F.one_hot(digits, 10), levels], dim=1).float()
+
+
+def conditions_of(labels):
+    """Write the condition of every training picture, as its caption would be read: (n, 34)."""
+    measures = measure_styles(load_strokes()[: len(labels)])
+    levels = level_of(rank_within_digit(measures, labels, measures, labels))
+    return write_conditions(labels, caption_pictures(levels, labels)[1])
 
 
 def flow_loss(velocity, codes, conditions, generator, drop=0.1):
@@ -157,22 +182,14 @@ def train_velocity(
         FloatingPointError: the loss is not a number any more.
     """
     generator = torch.Generator().manual_seed(seed)
-    bar, done = tqdm(total=steps, desc="flow"), itertools.count()
 
-    def loss():
+    def loss(step):
         rows = torch.randint(len(means), (batch,), generator=generator)
         noise = torch.randn(batch, means.shape[1], generator=generator)
         codes = means[rows] + deviations[rows] * noise
-        error = flow_loss(velocity, codes, conditions[rows], generator)
-        check_loss(error.item(), next(done))
-        bar.update()
-        bar.set_postfix(loss=f"{error.item():.3f}", refresh=False)
-        return error
+        return flow_loss(velocity, codes, conditions[rows], generator)
 
-    with bar:
-        losses = fit(velocity.train().parameters(), loss, steps, rate)
-    velocity.requires_grad_(False).eval()
-    return losses
+    return _fit_and_freeze(velocity, loss, steps, rate, "flow")
 
 
 def train_flow(model, images, conditions, steps=5000, seed=0):

@@ -14,7 +14,7 @@ from helpers.checkpoints import load_checkpoint, save_checkpoint
 from helpers.evaluation import measure, measure_curve
 from helpers.everyday import caption_pictures, write_others
 from helpers.files import write_whole
-from helpers.flow_training import train_autoencoder, train_flow, write_conditions
+from helpers.flow_training import conditions_of, train_autoencoder, train_flow
 from helpers.generator import FAMILIARITY, sentence_encoder
 from helpers.metrics import JUDGES, name_digits, train_digit_judge, train_feature_judge
 from helpers.mnist import load_splits, to_float
@@ -138,16 +138,14 @@ def _train_mnist_style(after_epoch):
 def _train_mnist_flow(after_epoch):
     images, labels = load_splits()["train"]
     reader, facts = load_checkpoint("mnist-style")
-    measures = measure_styles(load_strokes()[: len(labels)])
-    levels = level_of(rank_within_digit(measures, labels, measures, labels))
-    _, said = caption_pictures(levels, labels)
+    conditions = conditions_of(labels)
     start = time.perf_counter()
     torch.manual_seed(0)
     model = LatentFlow()
     model.head = reader.head
     train_autoencoder(model.autoencoder, images)
     trained = time.perf_counter()
-    train_flow(model, images, write_conditions(labels, said))
+    train_flow(model, images, conditions)
     seconds = {
         "autoencoder seconds": round(trained - start),
         "flow seconds": round(time.perf_counter() - trained),

@@ -13,12 +13,10 @@ from helpers.evaluation import Yardstick
 from helpers.flow_comparisons import (
     DECODERS,
     Unchanged,
-    codes_of,
     compare_decoders,
     compare_guidance,
     compare_sharp,
     compare_steps,
-    conditions_of,
     feature_penalty,
     fit_by_digit,
     measure_rebuilt,
@@ -26,7 +24,12 @@ from helpers.flow_comparisons import (
     transport_by_heun,
     with_prior,
 )
-from helpers.flow_training import gaussian_terms, match_features
+from helpers.flow_training import (
+    collect_codes,
+    conditions_of,
+    gaussian_terms,
+    match_features,
+)
 from helpers.mnist import load_splits
 from helpers.models import (
     Autoencoder,
@@ -60,14 +63,14 @@ def test_codes_are_encoded_with_their_own_condition():
 
     images = torch.randint(256, (1003, 28, 28), generator=seeded(), dtype=torch.uint8)
     conditions = torch.rand(1003, 34, generator=seeded(1))
-    means, deviations = codes_of(Adds(), images, conditions)
+    means, deviations = collect_codes(Adds(), images, conditions)
     assert means.shape == deviations.shape == (1003, 1)
     assert torch.allclose(means[:, 0], images[:, 0, 0] / 255 + conditions[:, 0])
     assert torch.allclose(deviations[:, 0].square().log(), images[:, 0, 1] / 255, atol=1e-5)
 
 
 def test_codes_of_a_real_model_have_no_gradients():
-    means, deviations = codes_of(
+    means, deviations = collect_codes(
         build(StyleCVAE).eval(), torch.zeros(3, 28, 28, dtype=torch.uint8), torch.zeros(3, 34)
     )
     assert means.shape == deviations.shape == (3, 20) and (deviations > 0).all()
