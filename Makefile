@@ -9,13 +9,14 @@ STAMP  := $(VENV)/.installed
 unexport PROMPT
 export DRAW_PROMPT := $(value PROMPT)
 
-.PHONY: help lab install test test-quick draw refresh
+.PHONY: help lab install test test-quick test-browser draw refresh
 
 help:
 	@echo 'make lab                    install what is missing and open the notebooks in JupyterLab'
 	@echo 'make draw PROMPT="a seven"  draw in the terminal and write a PNG to outputs/'
 	@echo 'make test                   check everything, every notebook included (takes minutes)'
-	@echo 'make test-quick             the same without running the notebooks'
+	@echo 'make test-quick             the same without notebooks and browser'
+	@echo 'make test-browser           only the pages, in JupyterLab and a headless Chromium'
 	@echo 'make install                only make the environment in $(VENV)'
 	@echo 'make refresh                run the notebooks and keep their outputs (NOTEBOOK=path for one)'
 
@@ -50,7 +51,11 @@ test: install
 	"$(RUN)" -m pytest
 
 test-quick: install
-	"$(RUN)" -m pytest tests
+	"$(RUN)" -m pytest tests --ignore=tests/browser
+
+# Without Chromium these are skipped, with a line that says what to install; in CI they fail.
+test-browser: install
+	"$(RUN)" -m pytest tests/browser
 
 draw: install
 	@if test -z "$$DRAW_PROMPT"; then \

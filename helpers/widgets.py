@@ -1,187 +1,383 @@
-"""The prompt widget: a sentence in a box, its pictures below, in a notebook (notebook 9)."""
+"""Two widgets for notebook 9: a form that draws what is typed, a plane to walk on.
 
-import asyncio
-import html
+The controls are ipywidgets. What those lack (pictures that are buttons, a status line that screen
+readers announce, a square to drag in) are two anywidgets, whose JavaScript stands beside this file.
+"""
+
+import contextlib
+import queue
 import random
+import threading
+import time
 from pathlib import Path
 
+import anywidget
 import ipywidgets as ipw
-import numpy as np
-from PIL import Image
+import torch
+import traitlets
 
-from helpers.generator import BEST, TextToImage, file_stem, png_bytes, write_new
-from helpers.plotting import tile
+from helpers.checkpoints import known_checkpoints
+from helpers.generator import BEST, TextToImage, save_picture
+from helpers.shapes import PROMPTS
 
-CANVAS = (640, 320)  # pixels of the picture area, whatever it shows
-MOST = 32            # pictures at once
-LABEL = {"description_width": "90px"}
+SHEET = (632, 312)  # pixels for the pictures, whatever their number
+FRAME = 8           # pixels of a picture's button around it
+MOST = 32           # pictures at once
+REMEMBERED = 6      # drawings in the history strip
+REACH = 2.5         # the plane goes from -2.5 to 2.5 standard deviations
 OUTPUTS = Path(__file__).resolve().parents[1] / "outputs"
+SENTENCES = ("a seven", "print number 3", "what does five look like?", "8")
+STYLED = ("a seven", "a thick 3 leaning left", "what does five look like?", "a tiny 8")
+HERE = Path(__file__).parent
 
 
-def canvas_png(pictures=None, facts=None):
-    """Lay pictures out on a canvas of one fixed size, as large as fits: PNG as bytes.
+class Pictures(anywidget.AnyWidget):
+    """A sheet of pictures, each a button, below a line of text that says what happened.
 
-    Args:
-        pictures: tensor (n, 1, 28, 28) in [0, 1] with n from 1 to 32, or None for empty paper.
-        facts: a dict to write into the PNG: prompt, seed, checkpoint.
+    Pressing the k-th button sends `{"keep": k}`. Texts are shown as they are, never as HTML.
+
+    Attributes:
+        greys: n pictures as 784 bytes each, 0 is ink and 255 is paper.
+        columns, side: of the grid, and pixels of a button.
+        label: what the pictures show, for those who cannot see them.
+        message: the text of the status line.
+        kept: numbers of the pictures that are marked as kept.
+        keepable: whether the buttons do anything.
+        busy: whether other pictures are on their way.
     """
-    width, height = CANVAS
-    paper = Image.fromarray(np.full((height, width), 255, np.uint8))
-    if pictures is not None:
-        zoom, columns = _best_layout(len(pictures))
-        grid = Image.fromarray(tile(pictures, columns, gap=2))
-        paper.paste(grid.resize((grid.width * zoom, grid.height * zoom), Image.Resampling.NEAREST))
-    return png_bytes(paper, facts or {})
+
+    _esm = HERE / "pictures.js"
+    _css = HERE / "pictures.css"
+    greys = traitlets.Bytes().tag(sync=True)
+    columns = traitlets.Int(1).tag(sync=True)
+    side = traitlets.Int(36).tag(sync=True)
+    label = traitlets.Unicode().tag(sync=True)
+    message = traitlets.Unicode().tag(sync=True)
+    kept = traitlets.List(traitlets.Int()).tag(sync=True)
+    keepable = traitlets.Bool(True).tag(sync=True)
+    busy = traitlets.Bool(False).tag(sync=True)
+
+    def __init__(self, **settings):
+        super().__init__(**settings)
+        self.add_class("prompt-pictures")
+
+    def show(self, pictures, label, message=""):
+        """Show pictures (n, 1, 28, 28) with values in [0, 1] and a message, in one step."""
+        ink = (1 - pictures.clamp(0, 1)) * 255
+        with self.hold_sync():
+            self.columns, self.side = best_layout(len(pictures))
+            self.label, self.message, self.kept = label, message, []
+            self.greys = ink.round().to(torch.uint8).numpy().tobytes()
 
 
-def _best_layout(n):
-    """Find the number of columns that leaves n pictures largest: zoom, columns."""
+def best_layout(n):
+    """Find the grid that leaves n pictures largest on the sheet: columns, pixels of a button."""
     def zoom(columns):
         rows = -(-n // columns)
-        return min((CANVAS[0] + 2) // (columns * 30), (CANVAS[1] + 2) // (rows * 30))
+        return min((SHEET[0] // columns - FRAME) // 28, (SHEET[1] // rows - FRAME) // 28)
 
     columns = max(range(1, n + 1), key=lambda columns: (zoom(columns), columns))
-    return max(zoom(columns), 1), columns
+    return columns, max(zoom(columns), 1) * 28 + FRAME
 
 
-def draw_from_form(model, prompt, count=8, seed=0, temperature=1.0):
+def draw_from_form(model, prompt, count=8, seed=0, temperature=1.0, guidance=None, steps=None):
     """Do what the Draw button does, without a browser.
 
     Args:
         model: a `TextToImage`.
         prompt: what was typed.
         count: pictures, 1 to 32.
-        seed: a whole number.
-        temperature: a number, 0 or more.
+        seed, temperature, guidance, steps: see `TextToImage.draw`.
 
     Returns:
-        png: the canvas as bytes, or None if nothing could be drawn.
-        message: what the message line says, as plain text.
+        pictures: tensor (count, 1, 28, 28), or None if nothing could be drawn.
+        message: what the status line says, as plain text.
     """
     try:
         if not isinstance(count, int) or not 1 <= count <= MOST:
             raise ValueError(f"The number of pictures is {count!r}: choose from 1 to {MOST}.")
-        pictures = model.draw(prompt, count, seed, temperature)
-        facts = {"prompt": prompt, "seed": seed, "temperature": temperature}
-        facts |= {"checkpoint": model.name, "Title": model.title(prompt)}
+        pictures = model.draw(prompt, count, seed, temperature, guidance, steps)
         reading = model.reading(prompt)
         read = f" Read as: {reading}." if reading else ""
-        message = model.doubt(prompt) or f"Drawn from seed {seed}."
-        return canvas_png(pictures, facts), message + read
-    except (ValueError, TypeError, OSError) as error:
-        return None, str(error)
-    except Exception as error:  # a reader looks at the message line, not at the log
-        return None, f"{type(error).__name__}: {error}"
+        return pictures, (model.doubt(prompt) or f"Drawn from seed {seed}.") + read
+    except Exception as error:  # a reader looks at the status line, not at the log
+        return None, describe(error)
+
+
+def describe(error):
+    """Say an error in one line: the library's own sentences as they are, others with their kind."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}."
+    expected = isinstance(error, ValueError | TypeError | OSError)
+    return " ".join((str(error) if expected else f"{type(error).__name__}: {error}").split())
+
+
+def _number(kind, value, least, most, step, name, **others):
+    return kind(
+        value, min=least, max=most, step=step, description=name,
+        style={"description_width": "90px"}, layout={"width": "190px"}, **others,
+    )
 
 
 class PromptWidget(ipw.VBox):
     """The form of `prompt_widget`; its parts are attributes, so that a test can use them.
 
+    Drawing happens in a thread of its own, so that the form answers meanwhile. `jobs` has room for
+    one more drawing: who presses Draw three times while it draws gets one more, of what the form
+    says then. `jobs.join()` waits until all is drawn.
+
     Args:
         model: a `TextToImage`.
         prompt: what stands in the box at first.
-        folder: where Save writes.
+        folder: where pictures are kept.
     """
 
     def __init__(self, model, prompt="a seven", folder=OUTPUTS):
-        self.model, self.folder, self.drawn = model, Path(folder), None
-        self.prompt = ipw.Text(
-            prompt, description="Prompt", placeholder="what to draw", style=LABEL,
-            layout={"width": "476px"},
-        )
-        self.draw_button = ipw.Button(
-            description="Draw", icon="pencil", button_style="primary", layout={"width": "160px"}
-        )
-        self.count = ipw.IntSlider(
-            8, 1, MOST, description="Pictures", style=LABEL, layout={"width": "316px"}
-        )
-        self.temperature = ipw.FloatSlider(
-            1.0, min=0.0, max=2.0, step=0.1, description="Temperature", readout_format=".1f",
-            style=LABEL, layout={"width": "316px"},
-        )
-        self.seed = ipw.BoundedIntText(
-            0, 0, 2**31 - 1, description="Seed", style=LABEL, layout={"width": "236px"}
-        )
-        self.dice = ipw.Button(
-            description="Dice", icon="random", tooltip="another seed", layout={"width": "116px"}
-        )
-        self.save_button = ipw.Button(
-            description="Save", icon="download", tooltip="write these pictures as a PNG",
-            disabled=True, layout={"width": "116px"},
-        )
-        self.message = ipw.HTML(layout={"min_height": "2em"})
-        width, height = CANVAS
-        self.image = ipw.Image(
-            value=canvas_png(), format="png", width=width, height=height,
-            layout={"width": f"{width}px", "height": f"{height}px"},
-        )
+        self.model, self.folder = model, Path(folder)
+        self.models, self.jobs = {model.name: model}, queue.Queue(maxsize=1)
+        self.drawn, self.pictures, self.history = {}, None, []
+        self._make_controls(prompt)
         self._connect()
         super().__init__([
             ipw.HBox([self.prompt, self.draw_button]),
-            ipw.HBox([self.count, self.temperature]),
-            ipw.HBox([self.seed, self.dice, self.save_button]),
-            self.message,
-            self.image,
-        ], layout={"width": f"{width + 10}px", "max_width": "100%"})
-        self.say("Type a prompt, then press Enter or Draw.")
+            self.chips,
+            ipw.HBox([self.count, self.seed, self.dice, self.lock]),
+            ipw.HBox([self.temperature, self.checkpoint]),
+            self.flow,
+            self.view,
+            ipw.HBox([self.keep_button, self.past]),
+        ], layout={"width": "660px", "max_width": "100%"})
+        self.add_class("prompt-form")
+        self._fit_model()
+        self.view.message = "Type a prompt, then press Enter or Draw."
+        threading.Thread(target=self._work, daemon=True).start()
+
+    def _make_controls(self, prompt):
+        self.prompt = ipw.Text(
+            prompt, description="Prompt", placeholder="what to draw",
+            style={"description_width": "90px"}, layout={"flex": "1"},
+        )
+        self.draw_button = ipw.Button(
+            description="Draw", icon="pencil", button_style="primary", layout={"width": "130px"}
+        )
+        self.chips = ipw.HBox(layout={"flex_flow": "wrap", "margin": "0 0 6px 92px"})
+        self.count = _number(ipw.BoundedIntText, 8, 1, MOST, 1, "Pictures")
+        self.seed = _number(ipw.BoundedIntText, 0, 0, 2**31 - 1, 1, "Seed")
+        self.dice = ipw.Button(
+            description="Dice", icon="random", tooltip="another seed, drawn at once",
+            layout={"width": "90px"},
+        )
+        self.lock = ipw.Checkbox(
+            True, description="Lock", tooltip="unlocked, every Draw takes another seed",
+            indent=False, layout={"width": "90px"},
+        )
+        self.temperature = _number(ipw.BoundedFloatText, 1.0, 0, 3, 0.1, "Temperature")
+        self.checkpoint = ipw.Dropdown(
+            options=sorted({*known_checkpoints(), self.model.name}), value=self.model.name,
+            description="Checkpoint", style={"description_width": "90px"},
+            layout={"width": "280px"},
+        )
+        self.guidance = _number(ipw.BoundedFloatText, 1.0, 0, 20, 0.1, "Guidance")
+        self.steps = _number(ipw.BoundedIntText, 50, 1, 1000, 1, "Steps")
+        self.flow = ipw.HBox([self.guidance, self.steps])
+        self.view = Pictures()
+        self.keep_button = ipw.Button(
+            description="Keep all", icon="download", disabled=True, layout={"width": "110px"}
+        )
+        self.past = ipw.HBox(layout={"flex_flow": "wrap", "flex": "1"})
 
     def _connect(self):
         self.draw_button.on_click(lambda _: self.draw())
-        self.dice.on_click(lambda _: self.roll())
-        self.save_button.on_click(lambda _: self.save())
         self.prompt.on_msg(self._on_prompt_message)
+        self.dice.on_click(lambda _: self.roll())
+        self.seed.observe(lambda _: self.lock.set_trait("value", True), "value")  # as typed
+        self.checkpoint.observe(lambda _: self._choose(), "value")
+        self.keep_button.on_click(lambda _: self.keep())
+        self.view.on_msg(lambda _widget, content, _buffers: self.keep(content["keep"]))
 
     def _on_prompt_message(self, _widget, content, _buffers):
         """Draw on Enter and on nothing else: leaving the box sends no such message."""
-        if content.get("event") != "submit":
-            return
-        try:  # the last letters may still be on their way: let them arrive first
-            asyncio.get_running_loop().call_later(0.05, self.draw)
-        except RuntimeError:  # no event loop, as in a test
-            self.draw()
+        if content.get("event") == "submit":
+            self.draw(after=0.05)  # the last letters may still be on their way
 
-    def say(self, text):
-        """Show plain text in the message line; a prompt in it is never read as HTML."""
-        self.message.value = f'<span role="status">{html.escape(text)}</span>'
+    def settings(self):
+        """Read the form: a dict of all that a drawing depends on."""
+        settings = {name: getattr(self, name).value for name in ("prompt", "count", "seed")}
+        settings |= {"temperature": self.temperature.value, "checkpoint": self.checkpoint.value}
+        if self.model.guided:
+            settings |= {"guidance": self.guidance.value, "steps": self.steps.value}
+        return settings
 
-    def draw(self):
-        """Draw what the form says; an error leaves the pictures as they are."""
-        self.say("Drawing …")
-        form = (self.prompt.value, self.count.value, self.seed.value, self.temperature.value)
-        png, message = draw_from_form(self.model, *form)
-        if png is not None:
-            self.image.value = png
-            self.drawn = {"prompt": form[0], "seed": form[2]}
-            self.save_button.disabled = False
-        self.say(message)
+    def draw(self, after=0.0):
+        """Ask for a drawing of what the form says in `after` seconds; unlocked, of another seed."""
+        if self.lock.value:
+            self._ask(after)
+        else:
+            self.roll(after)
 
-    def roll(self):
+    def roll(self, after=0.0):
         """Take another seed and draw."""
+        locked = self.lock.value
         self.seed.value = random.randrange(1_000_000)
-        self.draw()
+        self.lock.value = locked
+        self._ask(after)
 
-    def save(self):
-        """Write the pictures that are shown as one PNG, with prompt and seed in it."""
-        if self.drawn is None:
-            return self.say("There is nothing to save yet: draw first.")
+    def _ask(self, after=0.0):
+        with contextlib.suppress(queue.Full):  # one is waiting already, and will read the form
+            self.jobs.put_nowait(after)
+
+    def _work(self):
+        while True:
+            time.sleep(self.jobs.get())
+            self.draw_button.description, self.draw_button.icon = "Drawing …", "hourglass"
+            self.view.busy, self.view.message = True, "Drawing …"
+            try:
+                self._draw_now()
+            except Exception as error:  # the thread must live on
+                self.view.message = describe(error)
+            self.view.busy = False
+            self.draw_button.description, self.draw_button.icon = "Draw", "pencil"
+            self.jobs.task_done()
+
+    def _draw_now(self):
+        """Draw what the form says; an error leaves the pictures as they are."""
+        settings, model = self.settings(), self.model
+        arguments = {name: value for name, value in settings.items() if name != "checkpoint"}
+        pictures, message = draw_from_form(model, **arguments)
+        if pictures is None:
+            self.view.message = message
+            return
+        self.pictures, self.drawn = pictures, settings | {"Title": model.title(settings["prompt"])}
+        self.view.show(pictures, f"“{settings['prompt']}”", message)
+        self.keep_button.disabled = False
+        self._remember(settings)
+
+    def _remember(self, settings):
+        """Put a drawing at the front of the history strip, unless it stands there."""
+        if settings in self.history:
+            return
+        self.history = [settings, *self.history][:REMEMBERED]
+        self.past.children = [self._past_button(settings) for settings in self.history]
+
+    def _past_button(self, settings):
+        button = ipw.Button(
+            description=f"{settings['seed']} · {settings['prompt']}",
+            tooltip=", ".join(f"{name} {value}" for name, value in settings.items()),
+            layout={"width": "auto", "max_width": "170px"},
+        )
+        button.on_click(lambda _: self.restore(settings))
+        return button
+
+    def restore(self, settings):
+        """Set the form as it was for an earlier drawing, and draw that again."""
+        self.checkpoint.value = settings["checkpoint"]
+        for name in settings.keys() - {"checkpoint"}:
+            getattr(self, name).value = settings[name]
+        self._ask()
+
+    def _choose(self):
+        """Take the chosen checkpoint; one that does not load leaves the model as it was."""
+        name = self.checkpoint.value
         try:
-            path = write_new(self.folder, file_stem(self.drawn), self.image.value)
-            self.say(f"Saved as {path}")
+            if name not in self.models:
+                self.models[name] = TextToImage.load(name)
+        except (ValueError, OSError) as error:
+            self.view.message, self.checkpoint.value = describe(error), self.model.name
+            return
+        if self.model is not self.models[name]:
+            self.model = self.models[name]
+            self._fit_model()
+            self.view.message = f"{name} draws from now on."
+
+    def _fit_model(self):
+        """Show what the model has: guidance and steps of a flow, examples that it can draw."""
+        self.flow.layout.display = "" if self.model.guided else "none"
+        if self.model.guided:
+            flow = self.model.model
+            self.guidance.value, self.steps.value = flow.guidance, flow.steps
+        examples = PROMPTS[:5] if self.model.tokenizer else SENTENCES
+        if self.model.reads_styles:
+            examples = STYLED
+        self.chips.children = [self._chip(example) for example in examples]
+
+    def _chip(self, example):
+        chip = ipw.Button(description=example, layout={"width": "auto"})
+        chip.on_click(lambda _: (self.prompt.set_trait("value", example), self.draw()))
+        return chip
+
+    def keep(self, which=None):
+        """Write the picture of that number as PNG, or all that are not kept yet; once each."""
+        if self.pictures is None:
+            self.view.message = "There is nothing to keep yet: draw first."
+            return
+        path = None
+        try:
+            for k, picture in enumerate(self.pictures):
+                if which in (None, k) and k not in self.view.kept:
+                    path = save_picture(picture, self.folder, self.drawn, k + 1)
+                    self.view.kept = [*self.view.kept, k]
+            self.view.message = f"Kept as {path}" if path else "That is kept already."
         except OSError as error:
-            self.say(f"{error.filename}: {error.strerror}.")
+            self.view.message = describe(error)
 
 
 def prompt_widget(model=None, prompt="a seven", folder=OUTPUTS):
-    """Make the form: prompt, Draw, number of pictures, temperature, seed, Dice, Save, pictures.
+    """Make the form: a prompt in, its pictures out.
 
     Args:
         model: a `TextToImage`, or the name of a checkpoint; the best one unless told.
         prompt: what stands in the box at first.
-        folder: where Save writes, `outputs/` in the repository unless told.
+        folder: where pictures are kept, `outputs/` in the repository unless told.
 
     Returns:
         A `PromptWidget`; as the last line of a cell it is shown.
+
+    Raises:
+        CheckpointError: see `TextToImage.load`.
     """
     if not hasattr(model, "draw"):
         model = TextToImage.load(model or BEST)
     return PromptWidget(model, prompt, folder)
+
+
+class Point(anywidget.AnyWidget):
+    """A point in a square to drag, with a slider for each direction.
+
+    Attributes:
+        point: [across, up], each from -reach to reach.
+        reach: of the square, in standard deviations of a latent.
+    """
+
+    _esm = HERE / "plane.js"
+    _css = HERE / "plane.css"
+    point = traitlets.List(traitlets.Float(), [0.0, 0.0]).tag(sync=True, echo_update=False)
+    reach = traitlets.Float(REACH).tag(sync=True)
+
+    def __init__(self, **settings):
+        super().__init__(**settings)
+        self.add_class("prompt-point")
+
+
+def plane_widget(model, prompt, across, up):
+    """Make a square to drag a point in: the picture of that latent follows.
+
+    Args:
+        model: a `TextToImage`.
+        prompt: what is drawn.
+        across, up: two tensors (latent,); the point (x, y) stands for the latent
+            x · across + y · up, with x and y from -2.5 to 2.5.
+
+    Returns:
+        An ipywidgets `HBox` of a `Point` and `Pictures`; as the last line of a cell it is shown.
+    """
+    condition, directions = model.conditions(prompt), torch.stack([across, up])
+    square, view = Point(), Pictures(keepable=False)
+
+    def follow(_=None):
+        x, y = square.point
+        picture = model.decode(torch.tensor([[x, y]]) @ directions, condition)
+        view.show(picture, f"“{prompt}” at {x:.2f} across, {y:.2f} up")
+
+    square.observe(follow, "point")
+    follow()
+    return ipw.HBox([square, view]).add_class("prompt-form")

@@ -2,8 +2,9 @@
 
     python tests/refresh.py [notebooks/01_drawing_shapes.ipynb …]     (all of them without names)
 
-Widget views and progress bars mean nothing without a kernel, so they are left out of the outputs,
-as are execution times and versions of the machine.
+Progress bars mean nothing once they are done and widgets nothing without a kernel: the former are
+left out of the outputs, a line of text stands in for the latter. Execution times and versions of
+the machine are left out too.
 """
 
 import os
@@ -16,6 +17,7 @@ from nbclient import NotebookClient
 
 NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
 WIDGET = "application/vnd.jupyter.widget-view+json"
+STAND_IN = "A widget: run this cell in Jupyter to use it."
 
 
 def all_notebooks():
@@ -41,16 +43,19 @@ def refresh(path):
         cell.metadata.pop("execution", None)
         if cell.cell_type == "code":
             cell.outputs = [output for output in cell.outputs if not _is_passing(output)]
+            for output in cell.outputs:
+                if WIDGET in output.get("data", {}):
+                    output.data = nbformat.from_dict({"text/plain": STAND_IN})
     beside = path.with_suffix(f".{os.getpid()}")
     nbformat.write(notebook, beside)
     os.replace(beside, path)
 
 
 def _is_passing(output):
-    """Say whether an output is a widget view or a progress bar drawn with carriage returns."""
+    """Say whether an output is a progress bar: a widget on its own, or text with returns."""
     if output.output_type == "stream":
         return output.name == "stderr" and "\r" in output.text
-    return WIDGET in output.get("data", {})
+    return output.output_type == "display_data" and WIDGET in output.data
 
 
 if __name__ == "__main__":
