@@ -1,5 +1,10 @@
 """Released weights: a safetensors file and a JSON beside it, written whole, checked when loaded.
 
+Two files cannot be renamed in one step. So a save writes the new JSON under a second, hidden name
+(`.name.next.json`), then renames the weights into place, then this JSON. A reader takes the JSON
+whose sha256 fits the weights: wherever a save was cut short, that is all old or all new. Saves of
+one name take turns behind a lock file (`.name.lock`); loading writes nothing and waits for nobody.
+
 Nothing here unpickles: a file that is not safetensors is refused, whatever it holds.
 """
 
@@ -11,10 +16,11 @@ import platform
 from pathlib import Path
 
 import torch
+from filelock import FileLock
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from helpers.files import write_whole
+from helpers.files import write_whole, writing
 from helpers.models import (
     ConvCVAE,
     FirstGenerator,
@@ -71,7 +77,7 @@ def _count(kind):
 
 def known_checkpoints():
     """List the names of the checkpoints in `checkpoints/`, sorted."""
-    return sorted(path.stem for path in CHECKPOINTS.glob("*.safetensors"))
+    return sorted(path.stem for path in CHECKPOINTS.glob("[!.]*.safetensors") if path.is_file())
 
 
 def checkpoint_paths(name):
@@ -105,9 +111,10 @@ def _known():
 
 
 def save_checkpoint(name, model, facts, extra=None):
-    """Write a model and what is known about it: first the weights, then the JSON beside them.
+    """Write a model and what is known about it: the weights and a JSON beside them.
 
-    Both are written beside their places and renamed, so that a file is there whole or not at all.
+    Whenever it is cut short, the old checkpoint loads or the new one, never a mix of both; the next
+    save of this name clears away what was left. Two saves of one name at once take turns.
 
     Args:
         name: a name in `checkpoints/` or a path, see `checkpoint_paths`.
@@ -122,22 +129,49 @@ def save_checkpoint(name, model, facts, extra=None):
 
     Raises:
         CheckpointError: the arguments would not rebuild the model.
-        OSError: the folder cannot be written; whatever was there before is unharmed.
+        ValueError: JSON cannot hold the facts, as with a result that is not a number.
+        OSError: the folder cannot be written or the disk is full; the old checkpoint loads, or the
+            new one if all but the last rename was done.
     """
     weights_path, facts_path = checkpoint_paths(name)
     facts = {"arguments": {}, "seed": None, "results": {}} | facts
     facts |= {"model": type(model).__name__, "versions": _versions()}
     facts.pop("extra", None)  # as `load_checkpoint` returns it
     weights = _whole(model.state_dict())
-    _check_fit(_empty_model(facts, weights_path), weights, weights_path)
+    advice = "give the 'arguments' that the model was built with"
+    _check_fit(_empty_model(facts, weights_path, advice), weights, weights_path, advice)
     tensors = weights | _whole({EXTRA + key: tensor for key, tensor in (extra or {}).items()})
     packed = save(tensors, {"facts": json.dumps({k: facts[k] for k in ("model", "arguments")})})
     facts["sha256"] = hashlib.sha256(packed).hexdigest()
     text = json.dumps(facts, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    weights_path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(weights_path, packed)
-    write_whole(facts_path, text.encode())
+    with writing(weights_path):
+        weights_path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(weights_path.with_name(f".{weights_path.stem}.lock")):
+            _settle(weights_path, facts_path)
+            try:
+                write_whole(_next(facts_path), text.encode())
+                write_whole(weights_path, packed)
+            finally:
+                _settle(weights_path, facts_path)
     return weights_path
+
+
+def _next(facts_path):
+    return facts_path.with_name(f".{facts_path.stem}.next.json")
+
+
+def _settle(weights_path, facts_path):
+    """End the save that is under way or was killed: its JSON takes its place, or goes."""
+    upcoming = _next(facts_path)
+    for path in weights_path.parent.iterdir():
+        if path.stem in (f".{weights_path.name}", f".{upcoming.name}"):  # never renamed
+            path.unlink()
+    if not upcoming.is_file():
+        return
+    if weights_path.is_file() and _fits(upcoming.read_bytes(), _sha256(weights_path.read_bytes())):
+        os.replace(upcoming, facts_path)
+    else:
+        upcoming.unlink()
 
 
 def _whole(tensors):
@@ -165,19 +199,18 @@ def load_checkpoint(name, device="cpu"):
             the model that it names does not fit its weights.
     """
     weights_path, facts_path = checkpoint_paths(name)
-    if not weights_path.is_file():
-        raise CheckpointError(f"There is no checkpoint {os.fspath(name)!r}: {_known()}.")
-    facts = _read_facts(facts_path)
-    tensors, inside = _read_weights(weights_path, facts)
+    packed, facts = _read_pair(name, weights_path, facts_path)
+    tensors, inside = _unpack(packed, weights_path)
     for key in ("model", "arguments"):
         if inside.get(key) != facts[key]:
             raise CheckpointError(
                 f"{facts_path} says {key} {facts[key]!r} and {weights_path.name} was written with "
                 f"{inside.get(key)!r}: {_restore(weights_path)}."
             )
-    model = _empty_model(facts, weights_path)
+    advice = _restore(weights_path)
+    model = _empty_model(facts, weights_path, advice)
     weights = {key: tensor for key, tensor in tensors.items() if not key.startswith(EXTRA)}
-    _check_fit(model, weights, weights_path)
+    _check_fit(model, weights, weights_path, advice)
     model.load_state_dict(weights, assign=True)
     extra = {k.removeprefix(EXTRA): v for k, v in tensors.items() if k.startswith(EXTRA)}
     return model.to(device).eval(), facts | {"extra": extra}
@@ -192,14 +225,57 @@ def _restore(path):
     )
 
 
-def _read_facts(path):
-    if not path.is_file():
-        raise CheckpointError(
-            f"{path} is missing, so the weights cannot be checked: {_restore(path)}."
-        )
+def _read(path):
+    """Read a file: its bytes, or None if there is none."""
     try:
-        facts = json.loads(path.read_bytes())
-    except ValueError as error:
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise CheckpointError(
+            f"{path} cannot be read ({error.strerror}): make it a file that you may read, or "
+            f"{_restore(path)}."
+        ) from error
+
+
+def _read_pair(name, weights_path, facts_path):
+    """Read the weights, and as a dict the JSON that fits them, be it the next one."""
+    for _ in range(5):  # saves may be running
+        upcoming, current = _read(_next(facts_path)), _read(facts_path)  # in the order of a save
+        packed = _read(weights_path)
+        if packed is None:
+            raise CheckpointError(f"There is no checkpoint {os.fspath(name)!r}: {_known()}.")
+        found = _sha256(packed)
+        for text in (current, upcoming):
+            if text is not None and _fits(text, found):
+                return packed, _parse(text, facts_path)
+    if current is None:
+        raise CheckpointError(
+            f"{facts_path} is missing, so the weights cannot be checked: {_restore(facts_path)}."
+        )
+    wanted = str(_parse(current, facts_path)["sha256"])
+    raise CheckpointError(
+        f"{weights_path} is damaged or truncated (its sha256 is {found[:12]}…, it should be "
+        f"{wanted[:12]}…): {_restore(weights_path)}."
+    )
+
+
+def _sha256(packed):
+    return hashlib.sha256(packed).hexdigest()
+
+
+def _fits(text, sha256):
+    """Say whether the bytes of a JSON are facts about the weights with this sha256."""
+    try:
+        return _parse(text, Path())["sha256"] == sha256
+    except CheckpointError:
+        return False
+
+
+def _parse(text, path):
+    try:
+        facts = json.loads(text, parse_constant=_refuse)
+    except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged ({error}): {_restore(path)}.") from error
     for key in ("model", "arguments", "sha256"):
         if not isinstance(facts, dict) or key not in facts:
@@ -207,40 +283,40 @@ def _read_facts(path):
     return facts
 
 
-def _read_weights(path, facts):
-    """Read a file once: its tensors, and the facts that were written into it."""
-    packed = path.read_bytes()
-    found = hashlib.sha256(packed).hexdigest()
-    if found != facts["sha256"]:
-        raise CheckpointError(
-            f"{path} is damaged or truncated (its sha256 is {found[:12]}…, it should be "
-            f"{str(facts['sha256'])[:12]}…): {_restore(path)}."
-        )
+def _refuse(constant):
+    raise ValueError(f"{constant} is not a number")
+
+
+def _unpack(packed, path):
+    """Take a file's bytes apart: its tensors, and the facts that were written into it."""
     try:
         tensors = load(packed)
         header = json.loads(packed[8 : 8 + int.from_bytes(packed[:8], "little")])
-        return tensors, json.loads(header["__metadata__"]["facts"])
-    except (SafetensorError, ValueError, KeyError) as error:
+        return tensors, dict(json.loads(header["__metadata__"]["facts"]))
+    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CheckpointError(
             f"{path} is not one of our safetensors files ({error}): {_restore(path)}."
         ) from error
 
 
-def _empty_model(facts, path):
+def _empty_model(facts, path, advice):
     """Build the model without memory for its weights, and without using up random numbers."""
     name, arguments = facts["model"], facts["arguments"]
     if not isinstance(name, str) or name not in MODELS:
-        raise CheckpointError(f"{path} names the model {name!r}; there are {', '.join(MODELS)}.")
+        raise CheckpointError(
+            f"{path} names the model {name!r}, and there are {', '.join(MODELS)}: {advice}."
+        )
     try:
         with torch.device("meta"):
             return MODELS[name](**arguments)
-    except (TypeError, ValueError, RuntimeError) as error:
+    except Exception as error:  # whatever a constructor makes of another version's arguments
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise CheckpointError(
-            f"{path}: {name} cannot be built with {arguments!r} ({str(error).splitlines()[0]})."
+            f"{path}: {name} cannot be built with {arguments!r} ({reason}): {advice}."
         ) from error
 
 
-def _check_fit(model, weights, path):
+def _check_fit(model, weights, path, advice):
     """Name the first tensor in which model and weights differ."""
     wanted = {key: (tuple(t.shape), t.dtype) for key, t in model.state_dict().items()}
     found = {key: (tuple(t.shape), t.dtype) for key, t in weights.items()}
@@ -249,7 +325,7 @@ def _check_fit(model, weights, path):
             raise CheckpointError(
                 f"{path} does not fit {type(model).__name__} as it is now: {key} is "
                 f"{_describe(found.get(key))} in the file and {_describe(wanted.get(key))} in the "
-                f"model; {_restore(path)}."
+                f"model; {advice}."
             )
 
 

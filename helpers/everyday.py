@@ -156,13 +156,20 @@ def load_prompts(name, folder=PROMPTS):
 
     Raises:
         FileNotFoundError: there is no such file.
+        ValueError: it cannot be read as text in UTF-8.
     """
-    path = folder / f"{name}.txt"
-    if not path.is_file():
+    path, restore = folder / f"{name}.txt", "restore it with 'git checkout -- data'"
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except FileNotFoundError as error:
         known = ", ".join(sorted(p.stem for p in folder.glob("*.txt")))
-        raise FileNotFoundError(f"There are no prompts {name!r}: choose one of {known or 'none'}.")
+        other = f"{known}; if {path} was there, {restore}" if known else "none"
+        raise FileNotFoundError(f"There are no prompts {name!r}: choose one of {other}.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise ValueError(f"{path} cannot be read ({reason}): {restore}.") from error
     prompts, kind = [], ""
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in lines:
         answer, tab, text = line.partition("\t")
         if line.startswith("## "):
             kind = line.removeprefix("## ")

@@ -4,6 +4,7 @@ import gzip
 import hashlib
 import urllib.request
 import zlib
+from http.client import HTTPException
 from pathlib import Path
 
 import torch
@@ -22,33 +23,54 @@ CHECKSUMS = {
 }
 
 
-def _intact(path):
-    return path.is_file() and hashlib.md5(path.read_bytes()).hexdigest() == CHECKSUMS[path.name]
+def _read_intact(path):
+    """Read a file if it is there and is the original, else None."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return None
+    return content if hashlib.md5(content).hexdigest() == CHECKSUMS[path.name] else None
 
 
-def _install(packed, source, target):
-    """Unpack the bytes of one `.gz` file, verify them, then rename them into place."""
+def _unpack(packed, name):
+    """Unpack the bytes of one `.gz` file and verify them; a ValueError says what they are not."""
     try:
         content = gzip.decompress(packed)
     except (OSError, EOFError, zlib.error) as error:
-        raise ValueError(
-            f"{source} is damaged ({error}): restore it with 'git checkout -- data'."
-        ) from error
-    if hashlib.md5(content).hexdigest() != CHECKSUMS[target.name]:
-        raise ValueError(
-            f"{source} does not hold the original MNIST file: restore it with "
-            "'git checkout -- data'."
-        )
-    target.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(target, content)
+        raise ValueError(f"is damaged ({error})") from error
+    if hashlib.md5(content).hexdigest() != CHECKSUMS[name]:
+        raise ValueError("does not hold the original MNIST file")
+    return content
+
+
+def _read(name, data):
+    """Read one verified file: unpacked before, or now, or downloaded."""
+    target, packed = data / "unpacked" / "MNIST" / "raw" / name, data / f"{name}.gz"
+    content = _read_intact(target)
+    if content is not None:
+        return content
+    try:
+        content = _unpack(packed.read_bytes(), name)
+    except FileNotFoundError:
+        content = _download(packed, name)
+    except (OSError, ValueError) as error:
+        reason = f"cannot be read ({error.strerror})" if isinstance(error, OSError) else error
+        raise ValueError(f"{packed} {reason}: restore it with 'git checkout -- data'.") from error
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(target, content)
+    except OSError:
+        pass  # read-only or full: it is unpacked at every call
+    return content
 
 
 def load_mnist(train=True, data=DATA):
     """Load MNIST (LeCun and Cortes, 1998) without touching the network.
 
-    The compressed files in `data/` are unpacked on first use into `data/unpacked/` and checked
-    against the md5 of the originals on every call. If a compressed file is missing, torchvision's
-    mirrors are tried.
+    The compressed files in `data/` are unpacked on first use into `data/unpacked/`, or at every
+    call where that folder cannot be written. The very bytes that are returned are checked against
+    the md5 of the originals, on every call. If a compressed file is missing, torchvision's mirrors
+    are tried.
 
     Args:
         train: True for the 60,000 training pictures, False for the 10,000 test pictures.
@@ -59,32 +81,25 @@ def load_mnist(train=True, data=DATA):
         labels: int64 tensor (60000 or 10000,), the digits 0 to 9.
 
     Raises:
-        ValueError: a compressed file is damaged or is not the original.
+        ValueError: a compressed file is damaged, cannot be read, or is not the original.
         FileNotFoundError: a file is missing and no mirror can be reached.
     """
-    root = Path(data) / "unpacked"
-    for name in CHECKSUMS:
-        target = root / "MNIST" / "raw" / name
-        packed = Path(data) / f"{name}.gz"
-        if _intact(target):
-            continue
-        if packed.is_file():
-            _install(packed.read_bytes(), packed, target)
-        else:
-            _download(packed, target)
-    dataset = MNIST(root, train=train)
-    return dataset.data, dataset.targets
+    files = [_read(name, Path(data)) for name in CHECKSUMS]
+    images, labels = map(bytearray, files[:2] if train else files[2:])  # torch wants to own them
+    images = torch.frombuffer(images, dtype=torch.uint8, offset=16).view(-1, 28, 28)
+    return images, torch.frombuffer(labels, dtype=torch.uint8, offset=8).long()
 
 
-def _download(packed, target):
+def _download(packed, name):
     """Fetch one file from torchvision's mirrors; the compressed copy is not kept."""
     reason = "no mirror is known"
     for mirror in MNIST.mirrors:
+        address = f"{mirror}{packed.name}"
         try:
-            with urllib.request.urlopen(f"{mirror}{packed.name}", timeout=30) as answer:
-                return _install(answer.read(), f"{mirror}{packed.name}", target)
-        except (OSError, ValueError) as error:  # URLError is an OSError
-            reason = error
+            with urllib.request.urlopen(address, timeout=30) as answer:
+                return _unpack(answer.read(), name)
+        except (OSError, ValueError, HTTPException) as error:  # URLError is an OSError
+            reason = f"{address}: {' '.join(str(error).split())}"
     raise FileNotFoundError(
         f"{packed.name} is missing and cannot be downloaded ({reason}): put it into "
         f"{packed.parent} (it is part of this repository, 'git checkout -- data' restores it)."

@@ -2,6 +2,7 @@
 
 import copy
 import functools
+import sys
 import time
 from typing import NamedTuple
 
@@ -163,7 +164,9 @@ TRAINERS = {
 
 
 def train_released(name):
-    """Train a released checkpoint anew, measure it and write it to `checkpoints/`.
+    """Train a released checkpoint anew, write it to `checkpoints/` and measure it.
+
+    Nothing is written before the training is done: stopped, it begins anew the next time.
 
     Args:
         name: "shapes-mlp", "shapes-cvae", "mnist-cvae", "mnist-style", "mnist-flow" (with the
@@ -185,12 +188,16 @@ def train_released(name):
         )
     snapshots = []
     start = time.perf_counter()
-    model, seconds, extra = TRAINERS[name](
-        lambda average, _: snapshots.append((time.perf_counter() - start, copy.deepcopy(average)))
-    )
-    results = {"training seconds": round(time.perf_counter() - start)} | seconds
-    if snapshots:
-        results["curve"] = measure_curve(snapshots)
+    try:
+        model, seconds, extra = TRAINERS[name](lambda average, _: snapshots.append(
+            (time.perf_counter() - start, copy.deepcopy(average))
+        ))
+        results = {"training seconds": round(time.perf_counter() - start)} | seconds
+        if snapshots:
+            results["curve"] = measure_curve(snapshots)
+    except KeyboardInterrupt:
+        print(f"{name} is as it was; training it again begins anew.", file=sys.stderr)
+        raise
     save_checkpoint(name, model.eval(), {"seed": 0, "results": results}, extra)
     evaluate_released(name)
 

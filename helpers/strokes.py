@@ -3,6 +3,7 @@
 The definitions are those of Morpho-MNIST (Castro et al., 2019).
 """
 
+import contextlib
 import hashlib
 from pathlib import Path
 
@@ -139,5 +140,6 @@ def load_strokes(train=True, data=DATA):
     except (OSError, SafetensorError, KeyError):  # not there yet, or damaged: measure anew
         images, _ = load_mnist(train, data)
         strokes = measure_strokes(to_float(images))
-        write_whole(path, save({"strokes": strokes}))
+        with contextlib.suppress(OSError):  # read-only or full: they are measured at every call
+            write_whole(path, save({"strokes": strokes}))
         return strokes

@@ -1,5 +1,7 @@
 """Training what notebook 11 adds: the style head, the ruler, the sense for what is no digit."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 
@@ -14,12 +16,21 @@ LOW, HIGH = torch.tensor([0.0, 0.1, 0.4, 0.7, 0.9]), torch.tensor([0.1, 0.3, 0.6
 
 
 def fit(parameters, loss_of, steps, rate):
-    """Minimise `loss_of()` for some steps with Adam and a one-cycle rate; return the losses."""
+    """Minimise `loss_of()` for some steps with Adam and a one-cycle rate; return the losses.
+
+    Raises:
+        FloatingPointError: the loss is not a number any more.
+    """
     optimizer = torch.optim.Adam(parameters, lr=rate, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps)
     losses = []
-    for _ in range(steps):
+    for step in range(steps):
         loss = loss_of()
+        if not math.isfinite(loss.item()):
+            raise FloatingPointError(
+                f"The loss is {loss.item()} at step {step}: look for such values in what it learns "
+                "from."
+            )
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

