@@ -4,6 +4,7 @@ import argparse
 import os
 import shutil
 import sys
+import textwrap
 from pathlib import Path
 
 from helpers.checkpoints import choose_device, known_checkpoints, load_checkpoint
@@ -23,7 +24,8 @@ WIDTH = 80
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message):
-        sys.stderr.write(f"{message[:1].upper()}{message[1:]}: see 'python -m helpers --help'.\n")
+        message = textwrap.shorten(message[:1].upper() + message[1:], 200, placeholder=" …")
+        print(f"{message}: see 'python -m helpers --help'.", file=sys.stderr)
         raise SystemExit(2)
 
 
@@ -169,8 +171,18 @@ def _grey(value, colours):
     return f"2;{level};{level};{level}"
 
 
+def _mend_streams():
+    """Print into nothing where a stream is closed, and escape what it has no letter for."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
+    if sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
 def main(arguments=None):
     """Run one command; return the exit status: 0, 2 for bad input, 130 after Ctrl-C."""
+    _mend_streams()
     try:
         parsed = make_parser().parse_args(arguments)
         parsed.run(parsed)
@@ -183,10 +195,10 @@ def main(arguments=None):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except OSError as error:
-        message = f"{error.filename}: {error.strerror}" if error.strerror else str(error)
-        print(f"{message.rstrip('.')}.", file=sys.stderr)
+        parts = [str(part) for part in (error.filename, error.strerror) if part]
+        print(f"{(': '.join(parts) or str(error)).rstrip('.')}.", file=sys.stderr)
         return 2
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, FloatingPointError) as error:
         print(error, file=sys.stderr)
         return 2
 

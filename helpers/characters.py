@@ -19,7 +19,7 @@ def to_tokens(prompt, length):
         raise TypeError(f"A prompt is text, not {type(prompt).__name__}: {prompt!r}.")
     tokens = [LETTERS.index(c) + 1 for c in prompt.lower() if c in LETTERS][:length]
     if max(tokens, default=0) < 2:  # nothing, or only spaces
-        raise ValueError(f"The prompt {prompt!r} has no letter from a to z: write a word.")
+        raise ValueError(f"The prompt {prompt[:40]!r} has no letter from a to z: write a word.")
     return tokens
 
 

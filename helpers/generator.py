@@ -3,12 +3,11 @@
 import contextlib
 import functools
 import io
-import json
-import math
 import numbers
 import operator
 import re
 import time
+import unicodedata
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,8 +26,9 @@ from helpers.styles import LEVEL_NAMES, STYLES, UNSAID, known_captions
 CHUNK = 1000  # pictures decoded at once, so that memory stays bounded
 SMALL = 64    # up to here a second thread costs more than it brings
 BEST = "mnist-style"  # the checkpoint that draws unless another is named
+MOST_PICTURES = 100_000  # at once: about 300 MB
 MOST_STEPS = 1000  # of a flow
-MOST_GUIDANCE = 1000  # beyond any use, and still far from overflow
+MOST_GUIDANCE = MOST_TEMPERATURE = 1000  # beyond any use, and still far from overflow
 FAMILIARITY = CHECKPOINTS / "readers" / "familiarity.safetensors"
 
 
@@ -81,45 +81,57 @@ def check_prompts(prompts):
             raise TypeError(f"A prompt is text, not {type(prompt).__name__}: write \"a seven\".")
         if any("\ud800" <= c <= "\udfff" for c in prompt):
             raise ValueError("The prompt holds bytes that are not text: type it again.")
-        if not any(c.isprintable() and not c.isspace() for c in prompt):
+        if all(unicodedata.category(c)[0] in "CZM" for c in prompt):  # control, space, mark
             raise ValueError("The prompt is empty: write what to draw, as in \"a seven\".")
     return list(prompts)
 
 
-def check_count(n):
-    """Return n as an int; TypeError or ValueError unless it is a whole number from 1 up."""
+def check_count(n, prompts=1):
+    """Return n, the pictures of each prompt, as an int.
+
+    Raises:
+        TypeError, ValueError: n is no whole number from 1 up, or n * prompts is above 100,000.
+    """
     n = _whole_number(n, "n, the number of pictures,")
     if n < 1:
-        raise ValueError(f"n, the number of pictures, is {n}: ask for at least 1.")
+        raise ValueError(f"n, the number of pictures, is {_brief(n)}: ask for at least 1.")
+    _check_total(n * prompts)
     return n
 
 
+def _check_total(pictures):
+    if pictures > MOST_PICTURES:
+        raise ValueError(
+            f"The number of pictures is {_brief(pictures)}: ask for at most {MOST_PICTURES:,} at "
+            "once, and for more with other seeds."
+        )
+
+
 def check_temperature(temperature):
-    """Return it as a float; TypeError or ValueError unless it is finite and at least 0."""
-    if isinstance(temperature, bool) or not isinstance(temperature, numbers.Real):
-        raise TypeError(f"The temperature is {temperature!r}: give a number, as in 1.0.")
-    if not math.isfinite(temperature) or temperature < 0:
-        raise ValueError(f"The temperature is {temperature!r}: give a finite number, 0 or more.")
-    return float(temperature)
+    """Return it as a float; TypeError or ValueError unless it is a number from 0 to 1000."""
+    return _number(temperature, "The temperature", MOST_TEMPERATURE, "1.0")
 
 
 def check_guidance(guidance):
     """Return it as a float; TypeError or ValueError unless it is a number from 0 to 1000."""
-    if isinstance(guidance, bool) or not isinstance(guidance, numbers.Real):
-        raise TypeError(f"The guidance is {guidance!r}: give a number, as in 1.5.")
-    if not 0 <= guidance <= MOST_GUIDANCE:
-        raise ValueError(
-            f"The guidance is {guidance!r}: give a finite number, 0 to {MOST_GUIDANCE}."
-        )
-    return float(guidance)
+    return _number(guidance, "The guidance", MOST_GUIDANCE, "1.5")
 
 
 def check_steps(steps):
     """Return steps as an int; TypeError or ValueError unless they are whole and 1 to 1000."""
-    steps = _whole_number(steps, "steps, the number of Euler steps,")
+    what = "steps, the number of Euler steps,"
+    steps = _whole_number(steps, what)
     if not 1 <= steps <= MOST_STEPS:
-        raise ValueError(f"steps, the number of Euler steps, is {steps}: give 1 to {MOST_STEPS}.")
+        raise ValueError(f"{what} is {_brief(steps)}: give 1 to {MOST_STEPS}.")
     return steps
+
+
+def _number(value, what, most, example):
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"{what} is {_brief(value)}: give a number, as in {example}.")
+    if not 0 <= value <= most:
+        raise ValueError(f"{what} is {_brief(value)}: give a finite number, 0 to {most}.")
+    return float(value)
 
 
 def _whole_number(value, what):
@@ -128,7 +140,16 @@ def _whole_number(value, what):
             return operator.index(value)
     except TypeError:
         pass
-    raise TypeError(f"{what} is {value!r}: give a whole number.")
+    raise TypeError(f"{what} is {_brief(value)}: give a whole number.")
+
+
+def _brief(value):
+    """Write a value for a message: on one line, and cut where it is long."""
+    try:
+        text = " ".join(repr(value).split())
+    except ValueError:  # Python writes no number of more than 4300 digits
+        return "too long to write"
+    return text if len(text) <= 60 else f"{text[:60]}…"
 
 
 class TextToImage:
@@ -180,9 +201,9 @@ class TextToImage:
         """Draw n latents: float32 tensor (n, latent). The first k do not depend on n.
 
         Args:
-            n: how many, at least 1.
+            n: how many, 1 to 100,000.
             seed: any whole number.
-            temperature: standard deviation of each component; 0 gives the centre n times.
+            temperature: standard deviation of a component, 0 to 1000; 0 gives the centre n times.
 
         Raises:
             TypeError, ValueError: an argument is not what it should be.
@@ -215,6 +236,11 @@ class TextToImage:
         """Whether the model is a flow, which takes a guidance scale and a number of steps."""
         return hasattr(self.model, "guidance")
 
+    @property
+    def reads_styles(self):
+        """Whether the model reads how to draw (thick, leaning …) besides what."""
+        return hasattr(getattr(self.model, "head", None), "levels")
+
     def _flow_settings(self, guidance, steps):
         if guidance is None and steps is None:
             return {}
@@ -234,7 +260,7 @@ class TextToImage:
     def decode(self, z, conditions, guidance=None, steps=None):
         """Turn latents (n, latent) and conditions (n, condition) into pictures (n, 1, 28, 28).
 
-        One row of either serves for all rows of the other.
+        One row of either serves for all rows of the other; 100,000 rows at most.
 
         Args:
             z, conditions: see `latents` and `conditions`.
@@ -248,6 +274,7 @@ class TextToImage:
         """
         settings = self._flow_settings(guidance, steps)
         n = max(len(z), len(conditions))
+        _check_total(n)
         if z.dim() != 2 or z.shape[1] != self.latent or not {len(z), len(conditions)} <= {1, n}:
             raise ValueError(
                 f"Latents {tuple(z.shape)} and conditions {tuple(conditions.shape)} do not fit: "
@@ -278,11 +305,11 @@ class TextToImage:
 
         Args:
             prompts: one text, or a list of texts.
-            n: pictures of each prompt, at least 1.
+            n: pictures of each prompt, at least 1; 100,000 of all prompts together at most.
             seed: any whole number; the same one gives the same pictures.
-            temperature: scales the latents; 0 gives the most typical picture n times.
-            guidance: how far a flow exaggerates the prompt; 1 takes it as it is, 0 ignores it, and
-                without it the model's own is used.
+            temperature: scales the latents, 0 to 1000; 0 gives the most typical picture n times.
+            guidance: how far a flow exaggerates the prompt, 0 to 1000; 1 takes it as it is, 0
+                ignores it, and without it the model's own is used.
             steps: of a flow, from noise to a code, 1 to 1000; without it the model's own number.
 
         Returns:
@@ -291,8 +318,10 @@ class TextToImage:
         Raises:
             TypeError, ValueError: an argument is not what it should be, in one sentence.
         """
+        prompts = check_prompts(prompts)
+        check_count(n, len(prompts))
+        self._flow_settings(guidance, steps)  # refused before anything is drawn or read
         z = self.latents(n, seed, temperature)
-        self._flow_settings(guidance, steps)  # refused before anything is read
         conditions = self.conditions(prompts)
         n, m = len(z), len(conditions)
         return self.decode(
@@ -355,9 +384,9 @@ class TextToImage:
         Returns:
             Text; "" for a model that reads no styles.
         """
-        head = getattr(self.model, "head", None)
-        if not hasattr(head, "levels"):
+        if not self.reads_styles:
             return ""
+        head = self.model.head
         condition = self.conditions(prompt)
         words = [WORDS[head.digit(condition).argmax()]]
         levels = (head.levels(condition)[0].argmax(1) - 2).tolist()
@@ -375,8 +404,7 @@ def png_bytes(image, facts):
     """Encode a PIL image as PNG with a dict of facts (prompt, seed, checkpoint) as its text."""
     info = PngInfo()
     for key, value in facts.items():
-        text = value if isinstance(value, str) else json.dumps(value)
-        info.add_itxt(key, text.replace("\0", ""))
+        info.add_itxt(key, str(value).replace("\0", ""))
     buffer = io.BytesIO()
     image.save(buffer, "PNG", pnginfo=info)
     return buffer.getvalue()
@@ -414,29 +442,36 @@ def write_new(folder, stem, content):
 
 
 def save_pictures(pictures, folder, facts, zoom=8):
-    """Write one PNG per picture, named by time, prompt, seed and number.
+    """Write one PNG per picture, see `save_picture`: a list of n `Path`s.
 
     Args:
         pictures: tensor (n, 1, 28, 28) with values in [0, 1].
-        folder: made if it is missing.
-        facts: a dict with "prompt" and "seed", written into every file with whatever else it has.
-        zoom: pixels of the file per pixel of the picture.
-
-    Returns:
-        A list of n `Path`s.
+        folder, facts, zoom: see `save_picture`.
 
     Raises:
         OSError: the folder cannot be made or written.
     """
-    stem = file_stem(facts)
-    paths = []
-    for k, picture in enumerate(pictures, start=1):
-        content = png_bytes(picture_to_image(picture, zoom), facts | {"index": k})
-        paths.append(write_new(folder, f"{stem}_{k}", content))
-    return paths
+    return [save_picture(p, folder, facts, k, zoom) for k, p in enumerate(pictures, start=1)]
+
+
+def save_picture(picture, folder, facts, index=1, zoom=8):
+    """Write a picture as PNG, named by time, prompt, seed and number: a `Path`.
+
+    Args:
+        picture: tensor (1, 28, 28) with values in [0, 1].
+        folder: made if it is missing.
+        facts: a dict with "prompt" and "seed", written into the file with whatever else it has.
+        index: which of the pictures of its seed it is, counted from 1.
+        zoom: pixels of the file per pixel of the picture.
+
+    Raises:
+        OSError: the folder cannot be made or written.
+    """
+    content = png_bytes(picture_to_image(picture, zoom), facts | {"index": index})
+    return write_new(folder, f"{file_stem(facts)}_{index}", content)
 
 
 def file_stem(facts):
     """Name a file by the time, the prompt and the seed, as in `20261101-120000_a-seven_seed0`."""
-    seed = facts["seed"] % 2**64
+    seed = operator.index(facts["seed"]) % 2**64
     return f"{time.strftime('%Y%m%d-%H%M%S')}_{slug(facts['prompt'])}_seed{seed}"
