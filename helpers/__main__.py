@@ -14,6 +14,7 @@ from helpers.generator import (
     check_count,
     check_prompts,
     check_temperature,
+    describe,
     save_pictures,
 )
 
@@ -194,12 +195,8 @@ def main(arguments=None):
     except BrokenPipeError:  # the reader of our output has gone, as in `… | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except OSError as error:
-        parts = [str(part) for part in (error.filename, error.strerror) if part]
-        print(f"{(': '.join(parts) or str(error)).rstrip('.')}.", file=sys.stderr)
-        return 2
-    except (ValueError, TypeError, FloatingPointError) as error:
-        print(error, file=sys.stderr)
+    except (OSError, ValueError, TypeError, FloatingPointError) as error:
+        print(describe(error), file=sys.stderr)
         return 2
 
 

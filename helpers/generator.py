@@ -152,6 +152,16 @@ def _brief(value):
     return text if len(text) <= 60 else f"{text[:60]}…"
 
 
+def describe(error):
+    """Say an error in one line; those that are no bad input and no bad file with their kind."""
+    if isinstance(error, OSError):
+        parts = [str(part) for part in (error.filename, error.strerror) if part]
+        return f"{(': '.join(parts) or str(error)).rstrip('.')}."
+    text = " ".join(str(error).split())
+    expected = isinstance(error, ValueError | TypeError | FloatingPointError)
+    return text if expected else f"{type(error).__name__}: {text}"
+
+
 class TextToImage:
     """A generator with its reader: prompts in, pictures out.
 

@@ -17,7 +17,7 @@ import torch
 import traitlets
 
 from helpers.checkpoints import known_checkpoints
-from helpers.generator import BEST, TextToImage, save_picture
+from helpers.generator import BEST, TextToImage, describe, save_picture
 from helpers.shapes import PROMPTS
 
 SHEET = (632, 312)  # pixels for the pictures, whatever their number
@@ -102,14 +102,6 @@ def draw_from_form(model, prompt, count=8, seed=0, temperature=1.0, guidance=Non
         return pictures, (model.doubt(prompt) or f"Drawn from seed {seed}.") + read
     except Exception as error:  # a reader looks at the status line, not at the log
         return None, describe(error)
-
-
-def describe(error):
-    """Say an error in one line: the library's own sentences as they are, others with their kind."""
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename}: {error.strerror}."
-    expected = isinstance(error, ValueError | TypeError | OSError)
-    return " ".join((str(error) if expected else f"{type(error).__name__}: {error}").split())
 
 
 def _number(kind, value, least, most, step, name, **others):
@@ -316,7 +308,8 @@ class PromptWidget(ipw.VBox):
                 if which in (None, k) and k not in self.view.kept:
                     path = save_picture(picture, self.folder, self.drawn, k + 1)
                     self.view.kept = [*self.view.kept, k]
-            self.view.message = f"Kept as {path}" if path else "That is kept already."
+            kept = f"Kept as {self.folder.name}/{path.name}." if path else "That is kept already."
+            self.view.message = kept
         except OSError as error:
             self.view.message = describe(error)
 
