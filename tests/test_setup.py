@@ -139,9 +139,22 @@ def test_make_test_is_one_pytest_over_everything():
     for option in ("--nbval-lax", "--nbval-current-env", "--nbval-cell-timeout=900"):
         assert option in options["addopts"].split()
     assert make("-n", "test").stdout.splitlines()[-1].endswith("-m pytest")
-    assert make("-n", "test-quick").stdout.splitlines()[-1].endswith("-m pytest tests")
+    quick = "-m pytest tests --ignore=tests/browser --ignore=tests/faults"
+    assert make("-n", "test-quick").stdout.splitlines()[-1].endswith(quick)
+    assert make("-n", "test-browser").stdout.splitlines()[-1].endswith("-m pytest tests/browser")
     ci = ROOT / ".ci" / "run"
     assert os.access(ci, os.X_OK) and "make test" in ci.read_text()
+
+
+@pytest.mark.parametrize(("ci", "status", "kind"), [("", 0, "SKIPPED"), ("true", 1, "ERROR")])
+def test_without_chromium_the_browser_tests_say_so(ci, status, kind):
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "tests/browser/test_pages.py", "-k", "01_drawing"],
+        cwd=ROOT, capture_output=True, text=True, check=False, timeout=120,
+        env=os.environ | {"CI": ci, "CHROMIUM": "/nowhere/chromium"},
+    )
+    assert done.returncode == status and kind in done.stdout
+    assert "Chromium is not here, so the browser tests were not run: install it" in done.stdout
 
 
 def test_ruff_has_nothing_to_say():
