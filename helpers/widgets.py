@@ -104,10 +104,10 @@ def draw_from_form(model, prompt, count=8, seed=0, temperature=1.0, guidance=Non
         return None, describe(error)
 
 
-def _number(kind, value, least, most, step, name, **others):
+def _number(kind, value, least, most, step, name):
     return kind(
         value, min=least, max=most, step=step, description=name,
-        style={"description_width": "90px"}, layout={"width": "190px"}, **others,
+        style={"description_width": "90px"}, layout={"width": "190px"},
     )
 
 
@@ -192,13 +192,11 @@ class PromptWidget(ipw.VBox):
         if content.get("event") == "submit":
             self.draw(after=0.05)  # the last letters may still be on their way
 
-    def settings(self):
-        """Read the form: a dict of all that a drawing depends on."""
-        settings = {name: getattr(self, name).value for name in ("prompt", "count", "seed")}
-        settings |= {"temperature": self.temperature.value, "checkpoint": self.checkpoint.value}
-        if self.model.guided:
-            settings |= {"guidance": self.guidance.value, "steps": self.steps.value}
-        return settings
+    def _settings(self, model):
+        """Read the form: a dict of all that a drawing by this model depends on."""
+        names = ["prompt", "count", "seed", "temperature"]
+        names += ["guidance", "steps"] if model.guided else []
+        return {name: getattr(self, name).value for name in names}
 
     def draw(self, after=0.0):
         """Ask for a drawing of what the form says in `after` seconds; unlocked, of another seed."""
@@ -233,38 +231,39 @@ class PromptWidget(ipw.VBox):
 
     def _draw_now(self):
         """Draw what the form says; an error leaves the pictures as they are."""
-        settings, model = self.settings(), self.model
-        arguments = {name: value for name, value in settings.items() if name != "checkpoint"}
-        pictures, message = draw_from_form(model, **arguments)
+        model = self.model  # another may be chosen meanwhile
+        settings = self._settings(model)
+        pictures, message = draw_from_form(model, **settings)
         if pictures is None:
             self.view.message = message
             return
-        self.pictures, self.drawn = pictures, settings | {"Title": model.title(settings["prompt"])}
+        drawn = settings | {"checkpoint": model.name}
+        self.pictures, self.drawn = pictures, drawn | {"Title": model.title(settings["prompt"])}
         self.view.show(pictures, f"“{settings['prompt']}”", message)
         self.keep_button.disabled = False
-        self._remember(settings)
+        self._remember(drawn)
 
-    def _remember(self, settings):
+    def _remember(self, drawn):
         """Put a drawing at the front of the history strip, unless it stands there."""
-        if settings in self.history:
+        if drawn in self.history:
             return
-        self.history = [settings, *self.history][:REMEMBERED]
-        self.past.children = [self._past_button(settings) for settings in self.history]
+        self.history = [drawn, *self.history][:REMEMBERED]
+        self.past.children = [self._past_button(drawn) for drawn in self.history]
 
-    def _past_button(self, settings):
+    def _past_button(self, drawn):
         button = ipw.Button(
-            description=f"{settings['seed']} · {settings['prompt']}",
-            tooltip=", ".join(f"{name} {value}" for name, value in settings.items()),
+            description=f"{drawn['seed']} · {drawn['prompt']}",
+            tooltip=", ".join(f"{name} {value}" for name, value in drawn.items()),
             layout={"width": "auto", "max_width": "170px"},
         )
-        button.on_click(lambda _: self.restore(settings))
+        button.on_click(lambda _: self.restore(drawn))
         return button
 
-    def restore(self, settings):
+    def restore(self, drawn):
         """Set the form as it was for an earlier drawing, and draw that again."""
-        self.checkpoint.value = settings["checkpoint"]
-        for name in settings.keys() - {"checkpoint"}:
-            getattr(self, name).value = settings[name]
+        self.checkpoint.value = drawn["checkpoint"]  # first: it sets a flow's own guidance
+        for name in drawn.keys() - {"checkpoint"}:
+            getattr(self, name).value = drawn[name]
         self._ask()
 
     def _choose(self):
@@ -273,7 +272,7 @@ class PromptWidget(ipw.VBox):
         try:
             if name not in self.models:
                 self.models[name] = TextToImage.load(name)
-        except (ValueError, OSError) as error:
+        except Exception as error:
             self.view.message, self.checkpoint.value = describe(error), self.model.name
             return
         if self.model is not self.models[name]:
@@ -310,7 +309,7 @@ class PromptWidget(ipw.VBox):
                     self.view.kept = [*self.view.kept, k]
             kept = f"Kept as {self.folder.name}/{path.name}." if path else "That is kept already."
             self.view.message = kept
-        except OSError as error:
+        except Exception as error:
             self.view.message = describe(error)
 
 
