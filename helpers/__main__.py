@@ -9,7 +9,7 @@ from pathlib import Path
 
 from helpers.checkpoints import choose_device, known_checkpoints, load_checkpoint
 from helpers.generator import (
-    BEST,
+    DEFAULT,
     TextToImage,
     check_count,
     check_prompts,
@@ -41,7 +41,7 @@ def make_parser():
     draw.add_argument("--temperature", type=float, default=1.0, help="0 is the most typical (1.0)")
     draw.add_argument("--guidance", type=float, help="of a flow: 1 takes the prompt as it is")
     draw.add_argument("--steps", type=int, help="of a flow: from noise to picture")
-    draw.add_argument("--checkpoint", default=BEST, help=f"name or path ({BEST})")
+    draw.add_argument("--checkpoint", default=DEFAULT, help=f"name or path ({DEFAULT})")
     draw.add_argument("--out", default="outputs", type=Path, help="folder of the files (outputs)")
     draw.add_argument("--device", help="cpu, cuda or mps; the best there is without it")
     draw.add_argument("--no-preview", action="store_true", help="do not show them in the terminal")

@@ -25,7 +25,7 @@ from helpers.styles import LEVEL_NAMES, STYLES, UNSAID, known_captions
 
 CHUNK = 1000  # pictures decoded at once, so that memory stays bounded
 SMALL = 64    # up to here a second thread costs more than it brings
-BEST = "mnist-style"  # the checkpoint that draws unless another is named
+DEFAULT = "mnist-style"  # the checkpoint that draws unless another is named
 MOST_PICTURES = 100_000  # at once: about 300 MB
 MOST_STEPS = 1000  # of a flow
 MOST_GUIDANCE = MOST_TEMPERATURE = 1000  # beyond any use, and still far from overflow
@@ -186,7 +186,7 @@ class TextToImage:
             )
 
     @classmethod
-    def load(cls, name=BEST, device=None):
+    def load(cls, name=DEFAULT, device=None):
         """Load a checkpoint.
 
         Args:

@@ -17,7 +17,7 @@ import torch
 import traitlets
 
 from helpers.checkpoints import known_checkpoints
-from helpers.generator import BEST, TextToImage, describe, save_picture
+from helpers.generator import DEFAULT, TextToImage, describe, save_picture
 from helpers.shapes import PROMPTS
 
 SHEET = (632, 312)  # pixels for the pictures, whatever their number
@@ -261,9 +261,11 @@ class PromptWidget(ipw.VBox):
 
     def restore(self, drawn):
         """Set the form as it was for an earlier drawing, and draw that again."""
+        locked = self.lock.value
         self.checkpoint.value = drawn["checkpoint"]  # first: it sets a flow's own guidance
         for name in drawn.keys() - {"checkpoint"}:
             getattr(self, name).value = drawn[name]
+        self.lock.value = locked
         self._ask()
 
     def _choose(self):
@@ -301,14 +303,17 @@ class PromptWidget(ipw.VBox):
         if self.pictures is None:
             self.view.message = "There is nothing to keep yet: draw first."
             return
-        path = None
+        paths = []
         try:
             for k, picture in enumerate(self.pictures):
                 if which in (None, k) and k not in self.view.kept:
-                    path = save_picture(picture, self.folder, self.drawn, k + 1)
+                    paths.append(save_picture(picture, self.folder, self.drawn, k + 1))
                     self.view.kept = [*self.view.kept, k]
-            kept = f"Kept as {self.folder.name}/{path.name}." if path else "That is kept already."
-            self.view.message = kept
+            more = f" and {len(paths) - 1} more" if len(paths) > 1 else ""
+            self.view.message = (
+                f"Kept as {self.folder.name}/{paths[-1].name}{more}." if paths
+                else "That is kept already."
+            )
         except Exception as error:
             self.view.message = describe(error)
 
@@ -317,7 +322,7 @@ def prompt_widget(model=None, prompt="a seven", folder=OUTPUTS):
     """Make the form: a prompt in, its pictures out.
 
     Args:
-        model: a `TextToImage`, or the name of a checkpoint; the best one unless told.
+        model: a `TextToImage`, or the name of a checkpoint; "mnist-style" unless told.
         prompt: what stands in the box at first.
         folder: where pictures are kept, `outputs/` in the repository unless told.
 
@@ -328,7 +333,7 @@ def prompt_widget(model=None, prompt="a seven", folder=OUTPUTS):
         CheckpointError: see `TextToImage.load`.
     """
     if not hasattr(model, "draw"):
-        model = TextToImage.load(model or BEST)
+        model = TextToImage.load(model or DEFAULT)
     return PromptWidget(model, prompt, folder)
 
 

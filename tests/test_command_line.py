@@ -12,7 +12,7 @@ from PIL import Image
 from helpers import __main__ as command_line
 from helpers.__main__ import main, preview
 from helpers.checkpoints import checkpoint_paths, save_checkpoint
-from helpers.generator import BEST, FAMILIARITY
+from helpers.generator import DEFAULT, FAMILIARITY
 from helpers.models import ShapesCVAE
 
 
@@ -83,7 +83,7 @@ def test_a_prompt_that_is_not_understood_is_drawn_with_a_word_of_doubt(draw, cap
 
 def test_the_best_checkpoint_draws_unless_another_is_named():
     arguments = command_line.make_parser().parse_args(["draw", "a seven"])
-    assert arguments.checkpoint == BEST
+    assert arguments.checkpoint == DEFAULT
 
 
 @pytest.mark.parametrize(
@@ -220,7 +220,7 @@ def seconds(*arguments):
 
 
 @pytest.mark.skipif(
-    not (FAMILIARITY.is_file() and checkpoint_paths(BEST)[0].is_file()), reason="not trained yet"
+    not (FAMILIARITY.is_file() and checkpoint_paths(DEFAULT)[0].is_file()), reason="not trained yet"
 )
 def test_the_released_model_draws_soon_after_a_cold_start(tmp_path):
     """Against importing sentence-transformers alone (through helpers, which mends torchvision)."""

@@ -11,8 +11,8 @@ from helpers import generator
 from helpers.captions import WORDS
 from helpers.checkpoints import CheckpointError, checkpoint_paths, save_checkpoint
 from helpers.generator import (
-    BEST,
     CHUNK,
+    DEFAULT,
     FAMILIARITY,
     TextToImage,
     Understanding,
@@ -47,7 +47,7 @@ def untrained(tmp_path_factory):
     return {name: TextToImage.load(folder / name, device="cpu") for name in KINDS}
 
 
-@pytest.fixture(scope="module", params=["mnist-cvae", BEST])
+@pytest.fixture(scope="module", params=["mnist-cvae", DEFAULT])
 def released(request):
     if not checkpoint_paths(request.param)[0].is_file():
         pytest.skip(f"{request.param} is not there yet")
@@ -306,7 +306,7 @@ def test_the_released_model_knows_digits_from_other_things(released):
 
 def test_the_released_model_reads_styles(released):
     prompt = "a bold seven leaning to the left"
-    if released.name != BEST:
+    if released.name != DEFAULT:
         assert released.reading(prompt) == ""
         return
     assert released.reading(prompt) == "seven, thick, leaning left"

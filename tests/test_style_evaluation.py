@@ -11,7 +11,7 @@ from helpers import style_evaluation
 from helpers.captions import HELD_OUT_PHRASINGS, WORDS
 from helpers.checkpoints import checkpoint_paths
 from helpers.everyday import load_prompts
-from helpers.generator import BEST, FAMILIARITY
+from helpers.generator import DEFAULT, FAMILIARITY
 from helpers.mnist import load_mnist, to_float
 from helpers.strokes import measure_strokes, measure_styles
 from helpers.style_evaluation import (
@@ -347,7 +347,7 @@ def results_of(path):
 
 @pytest.fixture(scope="module", name="results")
 def fixture_results():
-    return results_of(checkpoint_paths(BEST)[1])
+    return results_of(checkpoint_paths(DEFAULT)[1])
 
 
 def held_to(place, reached):

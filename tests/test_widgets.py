@@ -13,7 +13,7 @@ from PIL import Image
 
 from helpers import widgets
 from helpers.checkpoints import checkpoint_paths
-from helpers.generator import BEST, FAMILIARITY, TextToImage
+from helpers.generator import DEFAULT, FAMILIARITY, TextToImage
 from helpers.models import ShapesCVAE
 from helpers.widgets import (
     FRAME,
@@ -342,19 +342,19 @@ def test_the_widget_loads_a_released_model_by_name():
     assert prompt_widget("shapes-cvae", "circle").model.name == "shapes-cvae"
 
 
-def test_the_widget_draws_with_the_best_unless_told(monkeypatch, model):
+def test_the_widget_draws_with_the_default_unless_told(monkeypatch, model):
     asked = []
     monkeypatch.setattr(TextToImage, "load", lambda name: asked.append(name) or model)
     prompt_widget(), prompt_widget("mnist-cvae"), prompt_widget(model)
-    assert asked == [BEST, "mnist-cvae"]
+    assert asked == [DEFAULT, "mnist-cvae"]
 
 
 @pytest.mark.skipif(
-    not (FAMILIARITY.is_file() and checkpoint_paths(BEST)[0].is_file()), reason="not trained yet"
+    not (FAMILIARITY.is_file() and checkpoint_paths(DEFAULT)[0].is_file()), reason="not trained yet"
 )
 def test_the_released_widget_draws_and_says_what_it_read():
     form = prompt_widget()
-    assert form.model.name == BEST
+    assert form.model.name == DEFAULT
     click(form.draw_button, form)
     assert form.view.message == "Drawn from seed 0. Read as: seven."
     form.prompt.value = "a bold cat"
