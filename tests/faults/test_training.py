@@ -203,7 +203,7 @@ def test_killed_at_twenty_random_moments_and_resumed_it_is_the_same_training(tmp
         else:
             early += 1
     print(f"{early} before the first save was done, {in_a_save} in a save, {later} elsewhere")
-    assert early + in_a_save + later == 20 and in_a_save >= 2 and early + later >= 2
+    assert early + in_a_save + later == 20 and in_a_save and early + later
     train(folder)
     assert read_run(folder) == run, "the same to the last bit, and nothing is left behind"
 
@@ -240,6 +240,7 @@ def test_interrupted_at_random_moments_it_says_so_and_goes_on_from_there(tmp_pat
     print(f"moments of seed {seed}")
     moments, folder, interrupts = random.Random(seed), tmp_path / "run", 0
     for _ in range(40):
+        kept = content(folder) if folder.exists() else {}
         child, connection = begin(train, folder)
         time.sleep(moments.uniform(0, seconds / 2))
         code, printed = end(child, connection, signal.SIGINT)
@@ -249,7 +250,9 @@ def test_interrupted_at_random_moments_it_says_so_and_goes_on_from_there(tmp_pat
             continue
         assert code == 130
         assert left_behind(folder) == []
-        if not folder.exists():
+        if not printed:  # it had not begun to train, or had just ended
+            found = content(folder) if folder.exists() else {}
+            assert found in (kept, kept | {".lock": b""}) or read_run(folder) == run
             continue
         assert printed == (
             f"Stopped: {folder} {GO_ON}" if epochs_kept(folder)
