@@ -1,7 +1,5 @@
 """Training what notebook 11 adds: the style head, the ruler, the sense for what is no digit."""
 
-import math
-
 import torch
 import torch.nn.functional as F
 
@@ -9,6 +7,7 @@ from helpers.mnist import to_float
 from helpers.models import Ruler, SentenceLayers, kl_divergence
 from helpers.strokes import measure_strokes, measure_styles
 from helpers.styles import UNSAID, rank_within_digit
+from helpers.training import check_loss
 
 # The ranks that a drawing of each level should have: a little inside the level, so that what is
 # blurred at its ends stays in the third that it belongs to.
@@ -26,11 +25,7 @@ def fit(parameters, loss_of, steps, rate):
     losses = []
     for step in range(steps):
         loss = loss_of()
-        if not math.isfinite(loss.item()):
-            raise FloatingPointError(
-                f"The loss is {loss.item()} at step {step}: look for such values in what it learns "
-                "from."
-            )
+        check_loss(loss.item(), step)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -68,6 +68,13 @@ def page(browser, complaints):
         yield page
 
 
+@pytest.fixture(scope="module")
+def shared_page(browser):
+    """The same for all tests of a file; what it complained of fails the last of them."""
+    with watched_page(browser, []) as page:
+        yield page
+
+
 @contextlib.contextmanager
 def watched_page(browser, complaints):
     """Open a page; on leaving, fail if it complained."""

@@ -20,7 +20,6 @@ from urllib.request import urlopen
 
 import nbformat
 import pytest
-from conftest import watched_page
 from PIL import Image
 from playwright.sync_api import expect
 
@@ -99,18 +98,18 @@ def wait_for(address, server, log, seconds=90):
 
 
 @pytest.fixture(scope="module")
-def page(browser, lab):
-    """Notebook 9, run from top to bottom; an error on the page fails the last test."""
-    with watched_page(browser, []) as page:
-        page.goto(f"{lab}/lab/tree/{NOTEBOOK}")
-        page.locator(".jp-Notebook .jp-CodeCell").first.wait_for(timeout=60_000)
-        page.get_by_text("Python 3 (ipykernel) | Idle").wait_for(timeout=60_000)
-        page.get_by_role("menuitem", name="Run", exact=True).click()
-        page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
-        last = page.locator(".jp-Notebook .jp-CodeCell").last
-        done = re.compile(r"\[\d+\]:")
-        expect(last.locator(".jp-InputPrompt")).to_have_text(done, timeout=180_000)
-        yield page
+def page(lab, shared_page):
+    """Notebook 9, run from top to bottom; the page is closed before JupyterLab is stopped."""
+    page = shared_page
+    page.goto(f"{lab}/lab/tree/{NOTEBOOK}")
+    page.locator(".jp-Notebook .jp-CodeCell").first.wait_for(timeout=60_000)
+    page.get_by_text("Python 3 (ipykernel) | Idle").wait_for(timeout=60_000)
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+    last = page.locator(".jp-Notebook .jp-CodeCell").last
+    done = re.compile(r"\[\d+\]:")
+    expect(last.locator(".jp-InputPrompt")).to_have_text(done, timeout=180_000)
+    return page
 
 
 @pytest.fixture(scope="module")

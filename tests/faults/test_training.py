@@ -443,13 +443,13 @@ def test_a_classifier_stops_at_the_step_whose_loss_is_no_number():
 def test_the_trainings_of_notebook_11_stop_at_the_step_whose_loss_is_no_number():
     weight = torch.nn.Parameter(torch.ones(3))
     factors = iter([1.0, 1.0, float("inf"), 1.0])
-    with pytest.raises(FloatingPointError, match=r"^The loss is inf at step 2: look for such val"):
+    with pytest.raises(FloatingPointError, match=r"^The loss is inf at step 2: lower the learning"):
         fit([weight], lambda: weight.square().sum() * next(factors), steps=4, rate=0.1)
     assert weight.isfinite().all() and next(factors) == 1.0
     head = StyleCVAE().head
     sentences = torch.full((40, 384), float("nan"))
     said = torch.zeros(40, 4, dtype=torch.int64)
-    with pytest.raises(FloatingPointError, match=r"^The loss is nan at step 0: look for such val"):
+    with pytest.raises(FloatingPointError, match=r"^The loss is nan at step 0: lower the learning"):
         train_style_head(head, sentences, torch.arange(40) % 10, said, steps=5)
 
 
