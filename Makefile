@@ -9,7 +9,7 @@ STAMP  := $(VENV)/.installed
 unexport PROMPT
 export DRAW_PROMPT := $(value PROMPT)
 
-.PHONY: help lab install test test-quick test-browser draw refresh
+.PHONY: help lab install test test-quick test-browser draw refresh book
 
 help:
 	@echo 'make lab                    install what is missing and open the notebooks in JupyterLab'
@@ -17,6 +17,7 @@ help:
 	@echo 'make test                   check everything, every notebook included (takes minutes)'
 	@echo 'make test-quick             the same without notebooks, browser and faults'
 	@echo 'make test-browser           only the pages, in JupyterLab and a headless Chromium'
+	@echo 'make book                   make a website of the notebooks as they are, in _build/html'
 	@echo 'make install                only make the environment in $(VENV)'
 	@echo 'make refresh                run the notebooks and keep their outputs (NOTEBOOK=path for one)'
 
@@ -64,3 +65,7 @@ draw: install
 
 refresh: install
 	"$(RUN)" tests/refresh.py $(NOTEBOOK)
+
+# From the outputs that the notebooks were committed with: nothing is run, nothing is fetched.
+book: install
+	@"$(RUN)" book/build.py

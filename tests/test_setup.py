@@ -106,12 +106,13 @@ def sources(folder):
         for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
             if cell["cell_type"] == "code":
                 lines = "".join(cell["source"]).splitlines()
-                yield path.name, "\n".join(line for line in lines if line[:1] not in ("%", "!"))
+                python = [line for line in lines if not line.lstrip().startswith(("%", "!"))]
+                yield path.name, "\n".join(python)
 
 
-@pytest.mark.parametrize("folder", ["helpers", "notebooks", "tests"])
+@pytest.mark.parametrize("folder", ["helpers", "notebooks", "tests", "book"])
 def test_what_is_imported_is_declared(folder):
-    allowed = PROJECT["dependencies"] + (EXTRAS["test"] if folder == "tests" else [])
+    allowed = PROJECT["dependencies"] + (EXTRAS["test"] if folder in ("tests", "book") else [])
     declared = {name_of(requirement) for requirement in allowed}
     owners = importlib.metadata.packages_distributions()
     ours = {"helpers"} | {path.stem for path in (ROOT / "tests").glob("*.py")}
@@ -127,7 +128,7 @@ def test_what_is_imported_is_declared(folder):
 @needs_make
 def test_every_target_is_known_and_help_names_it():
     text = make().stdout
-    for target in ("lab", "install", "test", "test-quick", "draw", "refresh"):
+    for target in ("lab", "install", "test", "test-quick", "draw", "refresh", "book"):
         assert make("-n", target, "PROMPT=a seven").returncode == 0
         assert re.search(rf"^make {target}\b", text, re.MULTILINE), f"help is silent on {target}"
 
@@ -159,7 +160,7 @@ def test_without_chromium_the_browser_tests_say_so(ci, status, kind):
 
 def test_ruff_has_nothing_to_say():
     done = subprocess.run(
-        [sys.executable, "-m", "ruff", "check", "helpers", "tests", "notebooks"],
+        [sys.executable, "-m", "ruff", "check", "book", "helpers", "tests", "notebooks"],
         cwd=ROOT, capture_output=True, text=True, check=False, timeout=60,
     )
     assert done.returncode == 0, done.stdout + done.stderr
@@ -170,7 +171,8 @@ MEANT = "thre,eigth,Theis,ore,wight,ist"  # misspelt prompts, a name, rare words
 
 def test_codespell_has_nothing_to_say(tmp_path):
     """The cells of notebooks are read without their outputs."""
-    pages = [*ROOT.glob("*.md"), *ROOT.glob("data/*.md"), *ROOT.glob("helpers/*.py")]
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("data/*.md"), *ROOT.glob("book/*.md")]
+    pages += [*ROOT.glob("helpers/*.py"), *ROOT.glob("book/**/*.py")]
     for path in ROOT.glob("notebooks/**/[0-9]*.ipynb"):
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
         pages.append(tmp_path / f"{path.stem}.txt")
