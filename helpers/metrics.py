@@ -358,9 +358,9 @@ def log_weights(model, pictures, inputs, samples, generator):
     z = mean + (log_variance / 2).exp() * epsilon                          # samples×n×20
     logits = model.decode(z.flatten(0, 1), condition.repeat(samples, 1))
     ink = pictures.flatten(1).expand(samples, -1, -1)
-    bits = F.binary_cross_entropy_with_logits(logits.view_as(ink), ink, reduction="none")
+    cost = F.binary_cross_entropy_with_logits(logits.view_as(ink), ink, reduction="none")
     prior_minus_posterior = (epsilon**2 + log_variance - z**2) / 2
-    return prior_minus_posterior.sum(2) - bits.sum(2)
+    return prior_minus_posterior.sum(2) - cost.sum(2)
 
 
 def log_mean(weights):

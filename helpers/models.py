@@ -289,7 +289,7 @@ class StyleHead(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.read = SentenceLayers(512, 10 + 4 * 6, noise=0.7)
+        self.read = SentenceLayers(512, 10 + 4 * 6, noise=0.7)  # n×34
 
     def logits(self, embeddings, generator=None):
         """Map embeddings (n, 384) to logits of the digit (n, 10) and of the levels (n, 4, 6)."""

@@ -1,18 +1,26 @@
 """The notebooks as documents, and the floors of helpers. Nothing is executed here."""
 
 import ast
+import os
 import re
+import runpy
 import statistics
+import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import nbformat
 import pytest
+from nbclient import NotebookClient
+from nbformat.v4 import new_code_cell, new_notebook
 
 ROOT = Path(__file__).resolve().parents[1]
 CHAPTERS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 SOLUTIONS = sorted((ROOT / "notebooks" / "solutions").glob("[0-9]*.ipynb"))
 NOTEBOOKS = CHAPTERS + SOLUTIONS
-PAGES = [ROOT / "README.md", ROOT / "data" / "README.md"]
+PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "data/README.md",
+                                 "book/glossary.md", "book/bibliography.md")]
+DIAGRAMS = sorted((ROOT / "notebooks" / "figures").glob("[0-9]*.svg"))
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 MACHINE = re.compile(r"(?<![\w.:/<])/(?:work|home|root|tmp|Users|private|opt|mnt|content)/")
@@ -51,7 +59,8 @@ def lines(source):
 
 def python(source):
     """Parse a cell without its magics."""
-    return ast.parse("\n".join(line for line in source.splitlines() if line[:1] not in ("%", "!")))
+    lines = [line for line in source.splitlines() if not line.lstrip().startswith(("%", "!"))]
+    return ast.parse("\n".join(lines))
 
 
 def texts(path):
@@ -100,6 +109,11 @@ def test_file(path):
     assert notebook.metadata.kernelspec.name == "python3"
 
 
+def test_no_two_cells_share_an_id():
+    ids = [cell.id for path in NOTEBOOKS for cell in read(path).cells]
+    assert len(ids) == len(set(ids)), "in the rendered book an id is an address"
+
+
 @every_notebook
 def test_executed_in_order_without_errors_or_warnings(path):
     code = [cell for cell in read(path).cells if cell.cell_type == "code"]
@@ -140,7 +154,7 @@ def test_cells_are_short(path):
     lengths = [len(lines(source)) for source in cells(path, "code")]
     assert 0 < min(lengths) and max(lengths) <= 30
     assert statistics.median(lengths) < 10
-    assert lengths[0] < 10, "the setup cell"
+    assert max(lengths[:2]) < 10, "the setup cells"
 
 
 @every_notebook
@@ -151,9 +165,47 @@ def test_something_is_held_by_an_assert(path):
 
 @every_notebook
 def test_no_installs_and_no_silenced_warnings(path):
-    for source in cells(path, "code"):
+    for source in cells(path, "code")[path in CHAPTERS :]:  # the first cell is there for Colab
         for unwanted in ("pip install", "filterwarnings", "simplefilter", "%%capture"):
             assert unwanted not in source
+
+
+@every_chapter
+def test_the_first_cell_is_for_colab(path):
+    kinds = [cell.cell_type for cell in read(path).cells[:3]]
+    assert kinds == ["markdown", "code", "markdown"]
+    assert cells(path, "code")[0] == cells(CHAPTERS[0], "code")[0], "the same in all notebooks"
+
+
+def test_on_colab_the_first_cell_fetches_the_project(tmp_path, monkeypatch):
+    """With the real git and pip: a clone of this repository, and an installation but for its end.
+
+    Colab is not here; what tells it from other places, a module of its own, is.
+    """
+    if not (ROOT / ".git").exists():
+        pytest.skip("this is no clone, so there is nothing to clone from")
+    colab = "import sys, types\nsys.modules['google.colab'] = types.ModuleType('google.colab')"
+    first = cells(CHAPTERS[0], "code")[0]
+    where = "import helpers, os\nprint(os.path.relpath(helpers.__file__))"
+    address = re.search(r'"(https://\S+)"', first)[1]
+    for name, value in {
+        "GIT_CONFIG_COUNT": "1",
+        "GIT_CONFIG_KEY_0": f"url.{ROOT}.insteadOf",
+        "GIT_CONFIG_VALUE_0": address,
+        "PIP_DRY_RUN": "1",
+        "PIP_NO_BUILD_ISOLATION": "0",  # pip's way to say: with the setuptools that are here
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    }.items():
+        monkeypatch.setenv(name, value)
+    for start, place in ((colab, "prompt-to-pixels/helpers/__init__.py"), ("", None)):
+        notebook = new_notebook(cells=[new_code_cell(source) for source in (start, first, where)])
+        resources = {"metadata": {"path": str(tmp_path)}}
+        NotebookClient(notebook, timeout=120, resources=resources).execute()
+        said = "".join(output.get("text", "") for output in notebook.cells[1].outputs)
+        assert "ERROR" not in said and "fatal" not in said, said
+        found = notebook.cells[2].outputs[0].text.strip()
+        assert place in (found, None), f"helpers come from {found}: {said}"
+        assert place or (not said and not found.startswith("prompt")), "elsewhere it does nothing"
 
 
 def imported(node):
@@ -231,6 +283,84 @@ def test_the_comparison_sees_one_changed_sign():
     assert TEACHING, "no teaching cell in any notebook"
 
 
+# ---- exercises ---------------------------------------------------------------------------------
+
+
+def exercises(path):
+    """Split a chapter's last part into its exercises."""
+    text = "\n".join(cells(path, "markdown")).partition("### Exercises\n")[2]
+    return re.split(r"^\d\. ", text.partition("\n\nRun th")[0], flags=re.MULTILINE)[1:]
+
+
+def checks(path):
+    """Map the names of a notebook's check functions to their syntax trees."""
+    found = {}
+    for source in cells(path, "code"):
+        found |= definitions(python(source))
+    return {k: ast.dump(node) for k, node in found.items() if k.startswith("check_")}
+
+
+@every_chapter
+def test_exercises(path):
+    tasks = exercises(path)
+    assert 2 <= len(tasks) <= 4
+    grades = [re.match(r"\*(Easy|Medium|Open)\.\*", task) for task in tasks]
+    assert all(grades), "each begins with its grade"
+    order = ["Easy Medium Open".split().index(grade[1]) for grade in grades]
+    assert order == sorted(order) and order[0] == 0
+    assert all("A right answer" in task for task in tasks)
+    named = set(re.findall(r"`(check_\w+)", "\n".join(tasks)))
+    assert named == set(checks(path)), "each check is named in an exercise"
+    checked = [task for task in tasks if "`check_" in task]
+    assert len(checked) > len(tasks) / 2, "most exercises can be checked"
+
+
+@every_chapter
+def test_every_exercise_has_a_solution(path):
+    solutions = ROOT / "notebooks" / "solutions" / f"{path.name[:2]}_solutions.ipynb"
+    headings_ = re.findall(r"^## (\d)\b", "\n".join(cells(solutions, "markdown")), re.MULTILINE)
+    assert headings_ == [str(k + 1) for k in range(len(exercises(path)))]
+    assert checks(solutions) == checks(path), "the same checks, word for word"
+    trees = [node for source in cells(solutions, "code") for node in ast.walk(python(source))]
+    called = {n.func.id for n in trees if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)}
+    assert set(checks(path)) <= called, "a check is not used"
+
+
+# ---- figures -----------------------------------------------------------------------------------
+
+SVG = "{http://www.w3.org/2000/svg}"
+
+
+@pytest.mark.parametrize("path", DIAGRAMS, ids=lambda path: path.stem)
+def test_diagrams_have_one_style_and_their_text(path):
+    root = ElementTree.parse(path).getroot()
+    _, _, width, height = map(float, root.attrib["viewBox"].split())
+    assert width == (720 if path.stem.endswith("rooms") else 900)
+    ground = root.find(f"{SVG}rect").attrib
+    assert float(ground["width"]) == width and float(ground["height"]) == height
+    assert ground["fill"] in ("#fff", "#ffffff", "white")
+    sizes = [float(node.attrib["font-size"]) for node in root.iter() if "font-size" in node.attrib]
+    assert sizes and min(sizes) >= 18, "too small at half the size"
+    unwanted = {f"{SVG}{kind}" for kind in ("style", "script", "image", "foreignObject")}
+    assert not unwanted & {node.tag for node in root.iter()}
+    chapter = next(chapter for chapter in CHAPTERS if chapter.name[:2] == path.name[:2])
+    pages = "\n".join(cells(chapter, "markdown"))
+    alts = re.findall(rf"!\[([^\]]+)\]\(figures/{path.name}\)", pages)
+    assert alts == [root.find(f"{SVG}desc").text], "shown once, with the text that the file holds"
+
+
+def test_the_line_of_rooms_is_as_its_script_draws_it():
+    script = runpy.run_path(str(ROOT / "book" / "rooms.py"))
+    for number, row in script["ROOMS"].items():
+        file = ROOT / "notebooks" / "figures" / f"{number:02d}_rooms.svg"
+        assert file.read_text(encoding="utf-8") == script["draw"](*row)
+
+
+@every_chapter
+def test_the_line_of_rooms_stands_at_the_top(path):
+    assert f"](figures/{path.name[:2]}_rooms.svg)" in "\n".join(cells(path, "markdown")[:2])
+
+
 # ---- as pages ----------------------------------------------------------------------------------
 
 
@@ -259,6 +389,23 @@ def test_links_and_pictures_resolve(path):
             assert other.exists(), f"{target} leads nowhere"
             if anchor and other.suffix in (".md", ".ipynb"):
                 assert anchor.lower() in headings(other), f"{target}: no such heading"
+
+
+@every_chapter
+def test_the_glossary_and_the_notebook_agree_on_its_new_words(path):
+    glossary = ROOT / "book" / "glossary.md"
+    entries = re.split(r"^## ", glossary.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
+    home = rf"Introduced in \[notebook {int(path.name[:2])}\]\(\.\./notebooks/{path.name}\)"
+    wanted = [entry.splitlines()[0] for entry in entries if re.search(home, entry)]
+    assert all("Introduced in [notebook" in entry for entry in entries)
+    (line,) = re.findall(r"^\*\*New words\*\*.*", "\n".join(cells(path, "markdown")), re.MULTILINE)
+    assert re.findall(r"\[([^\]]+)\]\(\.\./book/glossary\.md[#)]", line) == wanted
+
+
+def test_the_glossary_is_sorted():
+    lines = (ROOT / "book" / "glossary.md").read_text(encoding="utf-8").splitlines()
+    terms = [line.removeprefix("## ").lower() for line in lines if line.startswith("## ")]
+    assert terms == sorted(terms) and len(set(terms)) == len(terms)
 
 
 @every_text
