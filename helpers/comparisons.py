@@ -116,7 +116,7 @@ def train_variant(
     Args:
         head: "released", "no noise", "plain" (trained along, on raw embeddings) or "one-hot".
         film: see `ConvLayers`.
-        shuffled: whether captions are dealt out to pictures without regard to the digit.
+        shuffled: whether each caption is given the digit of another one, at random.
         strict: whether the proofreader reads along.
         tossed: whether pixels are tossed.
         constant: whether the learning rate stays at its highest instead of one cycle.
