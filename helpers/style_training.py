@@ -160,7 +160,8 @@ def train_prior(model, embeddings, images, labels, measures, ranks, proofreader,
 
     The loss counts what the `Ruler` finds amiss (150 nats for a miss of 1, the whole range of
     ranks), what the proofreader misreads (20 nats per nat), and the KL from the moved prior to
-    N(0, I), which keeps codes where the decoder has learned to draw. Every 150 steps the ruler learns from 3,000 drawings measured anew.
+    N(0, I), which keeps codes where the decoder has learned to draw. Every 150 steps the ruler
+    learns from 3,000 drawings measured anew.
 
     Args:
         model: a `StyleCVAE` whose decoder and head are trained; its prior is changed.
