@@ -59,10 +59,10 @@ def refresh(path):
 
 
 def printed(notebook):
-    """Map the id of each code cell to the lines of text that it shows."""
+    """Map the id of each code cell that was run to the lines of text that it shows."""
     shown = {}
     for cell in notebook.cells:
-        if cell.cell_type == "code":
+        if cell.cell_type == "code" and cell.execution_count:
             texts = [o.get("text") or o.get("data", {}).get("text/plain", "") for o in cell.outputs]
             pictures = any("image/png" in o.get("data", {}) for o in cell.outputs)
             shown[cell.id] = [] if pictures else "\n".join(texts).splitlines()
@@ -77,7 +77,7 @@ def moved(before, after):
     """
     report, times = [], 0
     old, new = printed(before), printed(after)
-    for cell in old.keys() & new.keys():
+    for cell in [cell for cell in new if cell in old]:
         for was, now in zip_longest(old[cell], new[cell], fillvalue=""):
             if was == now:
                 continue
@@ -91,7 +91,7 @@ def moved(before, after):
                     times += 1
                 else:
                     report.append(f"{cell}: {a[0]} is now {b[0]} in {now.strip()!r}")
-    return sorted(report), times
+    return report, times
 
 
 def _is_passing(output):

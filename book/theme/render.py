@@ -25,12 +25,9 @@ OUT = Path(os.environ["BUILD_DIRECTORY"])
 SITE = OUT.parent / "site"
 FORMATTER = HtmlFormatter(nowrap=True)
 PLAIN = {  # nodes that are one HTML element each
-    "blockquote": "blockquote", "caption": "figcaption", "definitionDescription": "dd",
-    "definitionList": "dl", "delete": "del", "emphasis": "em", "keyboard": "kbd",
-    "listItem": "li", "paragraph": "p", "strong": "strong", "subscript": "sub",
-    "superscript": "sup", "tableRow": "tr", "underline": "u",
+    "blockquote": "blockquote", "emphasis": "em", "listItem": "li", "paragraph": "p",
+    "strong": "strong", "tableRow": "tr",
 }  # fmt: skip
-SILENT = {"comment", "mystTarget", "target"}  # nodes without a trace on the page
 
 
 def read(path):
@@ -89,8 +86,6 @@ class Writer:
         kind = node["type"]
         if kind in PLAIN:
             return f"<{PLAIN[kind]}>{self.all(node)}</{PLAIN[kind]}>"
-        if kind in SILENT:
-            return ""
         method = getattr(self, f"on_{kind}", None)
         if method is None:
             raise SystemExit(f"{self.page.source}: the theme does not know what a '{kind}' is")
@@ -110,17 +105,6 @@ class Writer:
 
     def on_text(self, node):
         return escape(node["value"], quote=False)
-
-    def on_break(self, node):
-        return "<br>"
-
-    def on_thematicBreak(self, node):
-        return "<hr>"
-
-    def on_span(self, node):
-        return self.all(node)
-
-    on_div = on_abbreviation = on_span
 
     def on_heading(self, node):
         name, inner = node.get("html_id") or node.get("identifier"), self.all(node)
@@ -175,10 +159,6 @@ class Writer:
         alt = escape(node.get("alt") or "")
         return f'<img src="{self.public(node["url"])}" alt="{alt}"{width} loading="lazy">'
 
-    def on_container(self, node):
-        name = f' id="{escape(node["html_id"])}"' if node.get("html_id") else ""
-        return f"<figure{name}>{self.all(node)}</figure>"
-
     def on_table(self, node):
         return f'<div class="wide" tabindex="0"><table>{self.all(node)}</table></div>'
 
@@ -214,7 +194,9 @@ class Writer:
         found = re.search(r"<math\b.*</math>", node.get("html", ""), re.DOTALL)
         if found is None:
             raise SystemExit(f"{self.page.source}: KaTeX could not read {node['value']}")
-        return found[0]  # MathML, which browsers set themselves; the rest needs fonts of KaTeX's
+        # MathML, which browsers set themselves; the rest of it needs KaTeX's fonts. Browsers put
+        # no space between a function and its argument.
+        return re.sub("<mo>\u2061</mo>(?=<m[is])", '<mspace width="0.17em"></mspace>', found[0])
 
     def on_outputs(self, node):
         return f'<div class="outputs">{self.all(node)}</div>' if node.get("children") else ""
@@ -301,6 +283,7 @@ def main():
     frame = read(THEME / "page.html")
     for page in book.order:
         writer = Writer(book, page)
+        body = writer.one(page.data["mdast"])  # collects the sections
         sections = "".join(
             f'<li><a href="#{escape(name)}">{text}</a></li>' for name, text in page.sections
         )
@@ -311,7 +294,7 @@ def main():
             "INDEX": escape(page.to("index.html")),
             "CONTENTS": contents(book, page),
             "DOWNLOAD": download(writer, page),
-            "BODY": writer.one(page.data["mdast"]),
+            "BODY": body,
             "SECTIONS": sections and f"<p>On this page</p><ul>{sections}</ul>",
             "NEIGHBOURS": neighbours(book, page),
         }
