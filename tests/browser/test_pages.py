@@ -4,9 +4,6 @@ nbconvert makes the pages, MathJax comes from jupyter_server_mathjax, and nothin
 """
 
 import re
-import threading
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -34,13 +31,8 @@ HEAD = """<head><script>window.MathJax = {
 }</script><style>main .jp-InputArea-editor .highlight {overflow-x: auto}</style>"""
 
 
-class QuietHandler(SimpleHTTPRequestHandler):
-    def log_message(self, *_):
-        """Say nothing."""
-
-
 @pytest.fixture(scope="module")
-def site(tmp_path_factory):
+def site(tmp_path_factory, serve):
     """A function from a notebook and its place to its address on a local server."""
     folder = tmp_path_factory.mktemp("site")
     (folder / "favicon.ico").touch()
@@ -52,17 +44,14 @@ def site(tmp_path_factory):
         require_js_url="",
         mermaid_js_url="",
     )
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(QuietHandler, directory=folder))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    origin = serve(folder)
 
     def publish(notebook, name="notebooks/page.html"):
         html, _ = exporter.from_notebook_node(notebook)
         (folder / name).write_text(html.replace("<head>", HEAD, 1), encoding="utf-8")
-        return f"http://127.0.0.1:{server.server_port}/{Path(name).as_posix()}"
+        return origin + Path(name).as_posix()
 
-    yield publish
-    server.shutdown()
-    server.server_close()
+    return publish
 
 
 def count_formulas(notebook):
