@@ -45,7 +45,7 @@ lab: install
 	if test "$$(id -u)" = 0; then options=--allow-root; fi; \
 	if test -n "$$SSH_CONNECTION" || { test "$$(uname)" != Darwin && \
 	  test -z "$$DISPLAY$$WAYLAND_DISPLAY$$BROWSER"; }; then options="$$options --no-browser"; fi; \
-	exec "$(RUN)" -m jupyterlab --ServerApp.root_dir=notebooks $$options $(LAB)
+	exec "$(RUN)" -m jupyterlab --LabApp.default_url=/lab/tree/notebooks $$options $(LAB)
 
 # Ruff is one of the tests, so that pytest's last line tells all. Options stand in pyproject.toml.
 test: install

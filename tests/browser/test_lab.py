@@ -26,7 +26,7 @@ from playwright.sync_api import expect
 ROOT = Path(__file__).resolve().parents[2]
 SHOTS = ROOT / "outputs" / "browser"
 DRAW = re.compile(r"Draw(ing …)?$")  # its icon, a letter of a font, stands before it
-NOTEBOOK = "09_interactive_sampling.ipynb"
+NOTEBOOK = "notebooks/09_interactive_sampling.ipynb"
 LEFT_OUT = (".venv", ".git", "outputs", "runs", "__pycache__", ".pytest_cache", ".ruff_cache")
 FIELDS = ("Prompt", "Pictures", "Seed", "Temperature")
 TAB_ORDER = [
@@ -47,7 +47,7 @@ def clone(tmp_path_factory):
     """A copy of the working tree under an awkward name, so that nothing here is changed."""
     folder = tmp_path_factory.mktemp("lab") / "Grüße, aus der Schublade"
     shutil.copytree(ROOT, folder, ignore=shutil.ignore_patterns(*LEFT_OUT))
-    path = folder / "notebooks" / NOTEBOOK
+    path = folder / NOTEBOOK
     notebook = nbformat.read(path, as_version=4)
     for cell in notebook.cells:
         if cell.cell_type == "code":
@@ -471,3 +471,17 @@ def test_pictures_of_both_are_kept(form, page):
         "aria-label", re.compile("at 1.20 across, 1.50 up")
     )
     page.locator(".prompt-point").locator("..").screenshot(path=SHOTS / "plane.png")
+
+
+def test_it_opens_among_the_notebooks_and_their_links_lead_on(page, lab):
+    """The last test: it leaves notebook 9 and goes from page to page by links alone."""
+    page.goto(f"{lab}/?reset")
+    page.locator(".jp-DirListing-item", has_text="02_reading_characters").dblclick()
+    for here, link, there in (
+        ("02_reading_characters.ipynb", "anagram", "glossary.md"),
+        ("02_reading_characters.ipynb", "1 · Drawing shapes", "01_drawing_shapes.ipynb"),
+        ("01_drawing_shapes.ipynb", "README", "README.md"),
+    ):
+        page.get_by_role("tab", name=here).click()
+        page.locator(".jp-RenderedMarkdown a:visible", has_text=link).first.click()
+        page.get_by_role("tab", name=there).wait_for()
