@@ -482,7 +482,7 @@ def test_a_file_imports_only_from_floors_below(path):
         assert helpers_of(path.read_text(encoding="utf-8")) == {"generator"}
         return
     floor_of = {module: floor for floor, modules in enumerate(FLOORS) for module in modules}
-    assert path.stem in floor_of, "give it a floor in DESIGN.md and here"
+    assert path.stem in floor_of, "give it a floor in FLOORS"
     for other in helpers_of(path.read_text(encoding="utf-8")):
         assert floor_of[other] < floor_of[path.stem], f"{path.stem} imports {other}"
 

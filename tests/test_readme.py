@@ -56,7 +56,7 @@ ROWS = (  # what the README says, the checkpoint, the place in its results, how 
     *(
         (f"`mnist-style` | asked to be {kind}: in that third of real handwriting", "mnist-style",
          (*THIRD, kind), PERCENT)
-        for kind in ("thin", "thick", "upright", "narrow", "wide")
+        for kind in ("thin", "thick", "upright", "narrow", "wide", "small", "big")
     ),
     ("`mnist-style` | asked to lean left: in that third of real handwriting", "mnist-style",
      (*THIRD, "left"), PERCENT),
