@@ -173,7 +173,7 @@ class Writer:
     def on_code(self, node):
         text = node["value"].removeprefix("# NBVAL_CHECK_OUTPUT\n")  # a sign for the tests
         self.last_line = text.rstrip().rpartition("\n")[2].strip()
-        language = node.get("lang")
+        language = "ipython3" if node.get("executable") else node.get("lang")
         inner = (
             highlight(text, get_lexer_by_name(language), FORMATTER)
             if language

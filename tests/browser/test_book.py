@@ -24,6 +24,7 @@ FAULTS = """async () => {
   faults.push(...(prose.textContent.match(/\\$[^$\\n]{1,40}\\$|\\{[a-z]+\\}`/g) ?? []));
   const flat = [...main.querySelectorAll("math")].filter(m => !m.getBoundingClientRect().width);
   faults.push(...flat.map(m => `formula not set: ${m.textContent}`));
+  faults.push(...[...main.querySelectorAll("pre .err")].map(e => `not read: ${e.textContent}`));
   const ids = [...document.querySelectorAll("[id]")].map(node => node.id);
   faults.push(...ids.filter((id, k) => ids.indexOf(id) < k).map(id => `id used twice: ${id}`));
   return faults;
