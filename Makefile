@@ -68,4 +68,4 @@ refresh: install
 
 # From the outputs that the notebooks were committed with: nothing is run, nothing is fetched.
 book: install
-	@"$(RUN)" book/build.py
+	@"$(RUN)" notebooks/book/build.py

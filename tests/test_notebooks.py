@@ -19,7 +19,7 @@ CHAPTERS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 SOLUTIONS = sorted((ROOT / "notebooks" / "solutions").glob("[0-9]*.ipynb"))
 NOTEBOOKS = CHAPTERS + SOLUTIONS
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "data/README.md",
-                                 "book/glossary.md", "book/bibliography.md")]
+                                 "notebooks/glossary.md", "notebooks/bibliography.md")]
 DIAGRAMS = sorted((ROOT / "notebooks" / "figures").glob("[0-9]*.svg"))
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -350,7 +350,7 @@ def test_diagrams_have_one_style_and_their_text(path):
 
 
 def test_the_line_of_rooms_is_as_its_script_draws_it():
-    script = runpy.run_path(str(ROOT / "book" / "rooms.py"))
+    script = runpy.run_path(str(ROOT / "notebooks" / "book" / "rooms.py"))
     for number, row in script["ROOMS"].items():
         file = ROOT / "notebooks" / "figures" / f"{number:02d}_rooms.svg"
         assert file.read_text(encoding="utf-8") == script["draw"](*row)
@@ -393,17 +393,17 @@ def test_links_and_pictures_resolve(path):
 
 @every_chapter
 def test_the_glossary_and_the_notebook_agree_on_its_new_words(path):
-    glossary = ROOT / "book" / "glossary.md"
+    glossary = ROOT / "notebooks" / "glossary.md"
     entries = re.split(r"^## ", glossary.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
-    home = rf"Introduced in \[notebook {int(path.name[:2])}\]\(\.\./notebooks/{path.name}\)"
+    home = rf"Introduced in \[notebook {int(path.name[:2])}\]\({path.name}\)"
     wanted = [entry.splitlines()[0] for entry in entries if re.search(home, entry)]
     assert all("Introduced in [notebook" in entry for entry in entries)
     (line,) = re.findall(r"^\*\*New words\*\*.*", "\n".join(cells(path, "markdown")), re.MULTILINE)
-    assert re.findall(r"\[([^\]]+)\]\(\.\./book/glossary\.md[#)]", line) == wanted
+    assert re.findall(r"\[([^\]]+)\]\(glossary\.md[#)]", line) == wanted
 
 
 def test_the_glossary_is_sorted():
-    lines = (ROOT / "book" / "glossary.md").read_text(encoding="utf-8").splitlines()
+    lines = (ROOT / "notebooks" / "glossary.md").read_text(encoding="utf-8").splitlines()
     terms = [line.removeprefix("## ").lower() for line in lines if line.startswith("## ")]
     assert terms == sorted(terms) and len(set(terms)) == len(terms)
 

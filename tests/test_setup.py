@@ -96,11 +96,12 @@ def imported_names(source):
             yield node.module.partition(".")[0]
 
 
-def sources(folder):
-    """Yield the name and the Python of every module and code cell in a folder."""
-    for path in sorted((ROOT / folder).rglob("*.py")):
-        yield path.name, path.read_text(encoding="utf-8")
-    for path in sorted((ROOT / folder).rglob("*.ipynb")):
+def sources(pattern):
+    """Yield the name and the Python of every module or code cell that a pattern finds."""
+    for path in sorted(ROOT.glob(pattern)):
+        if path.suffix == ".py":
+            yield path.name, path.read_text(encoding="utf-8")
+            continue
         if ".ipynb_checkpoints" in path.parts:
             continue
         for cell in json.loads(path.read_text(encoding="utf-8"))["cells"]:
@@ -110,13 +111,19 @@ def sources(folder):
                 yield path.name, "\n".join(python)
 
 
-@pytest.mark.parametrize("folder", ["helpers", "notebooks", "tests", "book"])
-def test_what_is_imported_is_declared(folder):
-    allowed = PROJECT["dependencies"] + (EXTRAS["test"] if folder in ("tests", "book") else [])
+@pytest.mark.parametrize(
+    ("pattern", "extra"),
+    [("helpers/**/*.py", []), ("notebooks/**/*.ipynb", []),
+     ("notebooks/book/**/*.py", EXTRAS["test"]), ("tests/**/*.py", EXTRAS["test"])],
+)  # fmt: skip
+def test_what_is_imported_is_declared(pattern, extra):
+    allowed = PROJECT["dependencies"] + extra
     declared = {name_of(requirement) for requirement in allowed}
     owners = importlib.metadata.packages_distributions()
     ours = {"helpers"} | {path.stem for path in (ROOT / "tests").glob("*.py")}
-    for file, source in sources(folder):
+    found = list(sources(pattern))
+    assert found, "the pattern finds nothing"
+    for file, source in found:
         for name in set(imported_names(source)) - set(sys.stdlib_module_names) - ours:
             packages = {package.lower().replace("_", "-") for package in owners.get(name, [])}
             assert packages & declared, f"{file} imports {name}: declare it in pyproject.toml"
@@ -160,7 +167,7 @@ def test_without_chromium_the_browser_tests_say_so(ci, status, kind):
 
 def test_ruff_has_nothing_to_say():
     done = subprocess.run(
-        [sys.executable, "-m", "ruff", "check", "book", "helpers", "tests", "notebooks"],
+        [sys.executable, "-m", "ruff", "check", "helpers", "tests", "notebooks"],
         cwd=ROOT, capture_output=True, text=True, check=False, timeout=60,
     )
     assert done.returncode == 0, done.stdout + done.stderr
@@ -171,8 +178,8 @@ MEANT = "thre,eigth,cros,Theis,ore,wight,ist,tre,te"  # misspelt on purpose, rar
 
 def test_codespell_has_nothing_to_say(tmp_path):
     """The cells of notebooks are read without their outputs."""
-    pages = [*ROOT.glob("*.md"), *ROOT.glob("data/*.md"), *ROOT.glob("book/*.md")]
-    pages += [*ROOT.glob("helpers/*.py"), *ROOT.glob("book/**/*.py")]
+    pages = [*ROOT.glob("*.md"), *ROOT.glob("data/*.md"), *ROOT.glob("notebooks/*.md")]
+    pages += [*ROOT.glob("helpers/*.py"), *ROOT.glob("notebooks/book/**/*.py")]
     for path in ROOT.glob("notebooks/**/[0-9]*.ipynb"):
         cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
         pages.append(tmp_path / f"{path.stem}.txt")

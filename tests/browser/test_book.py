@@ -9,8 +9,8 @@ from urllib.parse import urldefrag, urljoin
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-PARTS = ("README.md", "CONTRIBUTING.md", "LICENSE", "myst.yml", "book", "data", "helpers",
-         "notebooks", "checkpoints", "tests")
+PARTS = ("README.md", "CONTRIBUTING.md", "LICENSE", "myst.yml", "data", "helpers", "notebooks",
+         "checkpoints", "tests")
 FAULTS = """async () => {
   for (const picture of document.images) picture.loading = "eager";
   await Promise.all([...document.images].map(picture => picture.decode().catch(() => 0)));
@@ -44,8 +44,8 @@ def copy(folder):
 
 def build(folder):
     return subprocess.run(
-        [sys.executable, folder / "book" / "build.py"], capture_output=True, text=True,
-        check=False, timeout=120,
+        [sys.executable, folder / "notebooks" / "book" / "build.py"],
+        capture_output=True, text=True, check=False, timeout=120,
     )
 
 
@@ -165,11 +165,11 @@ GOOD = "[The numbers](glossary.md#logits), $x^2$.\n"
 )  # fmt: skip
 def test_a_fault_on_a_page_is_refused(words, status, tmp_path):
     """On a small book: the same configuration, theme and builder, two pages."""
-    shutil.copytree(ROOT / "book", tmp_path / "book")
+    shutil.copytree(ROOT / "notebooks" / "book", tmp_path / "notebooks" / "book")
     config = (ROOT / "myst.yml").read_text(encoding="utf-8").partition("  toc:")[0]
-    pages = "  toc:\n    - file: book/glossary.md\n    - file: book/more.md\n"
-    (tmp_path / "myst.yml").write_text(f"{config}{pages}site:\n  template: book/theme\n")
-    (tmp_path / "book" / "glossary.md").write_text("# Glossary\n\n## logits\n\nNumbers.\n")
-    (tmp_path / "book" / "more.md").write_text(f"# More\n\n{words}\n")
+    pages = "  toc:\n    - file: notebooks/glossary.md\n    - file: notebooks/more.md\n"
+    (tmp_path / "myst.yml").write_text(f"{config}{pages}site:\n  template: notebooks/book/theme\n")
+    (tmp_path / "notebooks" / "glossary.md").write_text("# Glossary\n\n## logits\n\nNumbers.\n")
+    (tmp_path / "notebooks" / "more.md").write_text(f"# More\n\n{words}\n")
     done = build(tmp_path)
     assert (done.returncode != 0) == status, done.stdout + done.stderr

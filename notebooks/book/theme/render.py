@@ -20,7 +20,7 @@ from pygments.formatters import HtmlFormatter
 from pygments.lexers import get_lexer_by_name
 
 THEME = Path(__file__).resolve().parent
-REPOSITORY = THEME.parents[1]
+REPOSITORY = THEME.parents[2]
 OUT = Path(os.environ["BUILD_DIRECTORY"])
 SITE = OUT.parent / "site"
 FORMATTER = HtmlFormatter(nowrap=True)
@@ -40,8 +40,8 @@ class Page:
         self.slug = data["slug"]
         self.title = data["frontmatter"]["title"]
         place = PurePosixPath(data["location"].lstrip("/"))
-        if place.parts[0] in ("notebooks", "book"):
-            place = place.relative_to(place.parts[0])
+        if place.parts[0] == "notebooks":
+            place = place.relative_to("notebooks")
         self.path = "index.html" if self.slug == "index" else str(place.with_suffix(".html"))
         if self.path.endswith("README.html"):
             self.path = self.path.replace("/README.html", ".html")

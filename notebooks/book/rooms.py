@@ -1,6 +1,6 @@
 """Write the line of rooms at the top of each notebook, notebooks/figures/NN_rooms.svg.
 
-    python book/rooms.py
+    python notebooks/book/rooms.py
 
 One template, one table. Each row: the rooms in order, those that are lit, what comes in from below,
 and the room above it. Rooms of a row are spread over 720 px, wide enough for DejaVu Sans.
@@ -8,7 +8,7 @@ and the room above it. Rooms of a row are spread over 720 px, wide enough for De
 
 from pathlib import Path
 
-FIGURES = Path(__file__).resolve().parents[1] / "notebooks" / "figures"
+FIGURES = Path(__file__).resolve().parents[1] / "figures"
 LINE = "prompt reader condition decoder picture"
 ROOMS = {  # notebook: (rooms, lit, from below, into)
     1: (LINE, ["picture"], "noise / latent z", "decoder"),

@@ -1,7 +1,7 @@
 """Build the rendered book in _build/html, for `make book`; any warning is a failure.
 
 Jupyter Book reads the notebooks with the outputs that they were committed with and runs none of
-them; book/theme writes the pages. Nothing is fetched from anywhere.
+them; notebooks/book/theme writes the pages. Nothing is fetched from anywhere.
 """
 
 import os
@@ -11,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def main():

@@ -1,6 +1,6 @@
 """Write the animation at the top of the README: the models of the series, one after the other.
 
-    python book/animation.py
+    python notebooks/book/animation.py
 
 Every picture is the first that its model draws with seed 0; none is chosen. Run it again when a
 released checkpoint has changed.
@@ -20,7 +20,7 @@ from helpers.models import guide
 from helpers.plotting import tile
 from helpers.shapes import draw_shapes
 
-TARGET = Path(__file__).resolve().parents[1] / "notebooks" / "figures" / "readme.gif"
+TARGET = Path(__file__).resolve().parents[1] / "figures" / "readme.gif"
 COLUMNS = 8
 SHAPES = ["circle", "cross", "square", "diagonal line"]
 SENTENCES = ["a seven", "print number 3", "show me what five looks like", "an eight"]
