@@ -1,33 +1,24 @@
-"""What the notebooks have taught and a later one needs again.
+"""What the notebooks have taught and a later one needs again; to be imported before torchvision."""
 
-Importing this package first makes torchvision importable (see `repair_torchvision`), which is why
-every notebook imports from `helpers` before anything that imports torchvision.
-"""
-
+import errno
 import importlib
+import os
+import secrets
 import sys
+from pathlib import Path
 
 import torch
 
-__all__ = ["TextToImage", "repair_torchvision"]
+__all__ = ["TextToImage", "repair_torchvision", "write_whole"]
 
 _DECLARED = []  # torch.library objects undo their declarations when they are collected
 
 
 def repair_torchvision() -> bool:
-    """Import torchvision, mending the one known fault of a mixed installation.
+    """Import torchvision; return whether the one known fault of a mixed installation was mended.
 
-    A torchvision built for CUDA beside a torch built for CPU cannot load its compiled operators,
-    and its import fails with ``operator torchvision::nms does not exist``; sentence-transformers,
-    which imports torchvision, fails with it. The plain import is tried first. Only an error that
-    names ``torchvision::`` leads to the repair: the half-imported modules are dropped, the missing
-    operators are declared (none that did load), and the import runs again.
-
-    Returns:
-        True if the repair was needed, False if the plain import worked.
-
-    Raises:
-        ImportError, RuntimeError: whatever the import raises for any other reason.
+    Built for CUDA beside a torch for CPU, it fails with ``operator torchvision::nms does not
+    exist``, and sentence-transformers with it. Then the missing operators are declared first.
     """
     try:
         importlib.import_module("torchvision")
@@ -47,6 +38,22 @@ def repair_torchvision() -> bool:
 
 
 repair_torchvision()
+
+
+def write_whole(path, content):
+    """Write bytes beside `path`, then rename: a failure leaves what was there, and an OSError."""
+    path = Path(path)
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    try:
+        beside.write_bytes(content)
+        os.replace(beside, path)
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        todo = "free some disk space" if full else "choose a folder that you may write to"
+        reason = f"cannot be written ({error.strerror}): {todo}"
+        raise OSError(error.errno, reason, str(path)) from error
+    finally:
+        beside.unlink(missing_ok=True)
 
 
 def __getattr__(name):

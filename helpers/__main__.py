@@ -3,31 +3,21 @@
 import argparse
 import os
 import shutil
+import subprocess
 import sys
 import textwrap
 from pathlib import Path
 
-from helpers.checkpoints import choose_device, known_checkpoints, load_checkpoint
-from helpers.generator import (
-    DEFAULT,
-    TextToImage,
-    check_count,
-    check_prompts,
-    check_temperature,
-    describe,
-    save_pictures,
-)
-
-RAMP = " .:-=+*#%@"
-SHOWN = 8  # pictures in the preview; the files hold all of them
-WIDTH = 80
+RECIPES = Path(__file__).resolve().parents[1] / "checkpoints" / "recipes"
+NAMES = "shapes-mlp, shapes-cvae, mnist-cvae, mnist-style, mnist-flow, familiarity"
+ROWS = "rows of notebook 10's table, all if none is named; styles for 11's, flows for 12's"
+KNOWN = {"train": f"{NAMES}, judges", "evaluate": NAMES, "compare": ROWS}
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message):
         message = textwrap.shorten(message[:1].upper() + message[1:], 200, placeholder=" …")
-        print(f"{message}: see 'python -m helpers --help'.", file=sys.stderr)
-        raise SystemExit(2)
+        self.exit(2, f"{message}: see 'python -m helpers --help'.\n")
 
 
 def make_parser():
@@ -41,154 +31,110 @@ def make_parser():
     draw.add_argument("--temperature", type=float, default=1.0, help="0 is the most typical (1.0)")
     draw.add_argument("--guidance", type=float, help="of a flow: 1 takes the prompt as it is")
     draw.add_argument("--steps", type=int, help="of a flow: from noise to picture")
-    draw.add_argument("--checkpoint", default=DEFAULT, help=f"name or path ({DEFAULT})")
+    draw.add_argument("--checkpoint", default="mnist-style", help="name or path (mnist-style)")
     draw.add_argument("--out", default="outputs", type=Path, help="folder of the files (outputs)")
     draw.add_argument("--device", help="cpu, cuda or mps; the best there is without it")
     draw.add_argument("--no-preview", action="store_true", help="do not show them in the terminal")
     draw.set_defaults(run=run_draw)
-    for name, run in (("train", run_train), ("evaluate", run_evaluate)):
-        command = commands.add_parser(name, help=f"{name} a released checkpoint")
-        command.add_argument("name", help=f"one of {', '.join(known_checkpoints()) or 'none yet'}")
-        command.set_defaults(run=run)
-    compare = commands.add_parser("compare", help="train the controls of notebooks 10 to 12 anew")
-    compare.add_argument(
-        "rows", nargs="*",
-        help="rows of notebook 10's table, all without any; styles for 11's, flows for 12's",
-    )
-    compare.set_defaults(run=run_compare)
+    for command, names in KNOWN.items():
+        slow = commands.add_parser(command, help=f"{command} what is released, for some minutes")
+        slow.add_argument("name", nargs="*" if command == "compare" else 1, help=names)
+        slow.add_argument("--release", action="store_true", help="replace what is released")
+        slow.set_defaults(run=run_recipe)
     return parser
 
 
 def run_draw(arguments):
     """Draw, show, save: everything that can be wrong is looked at before the slow part."""
-    (prompt,) = check_prompts(arguments.prompt)
-    count, temperature = check_count(arguments.count), check_temperature(arguments.temperature)
-    choose_device(arguments.device)
-    model = TextToImage.load(arguments.checkpoint, arguments.device)
-    _check_folder(arguments.out)
-    doubt = model.doubt(prompt)
-    if doubt:
+    from helpers import generator  # noqa: PLC0415  (wrong arguments need not wait for it)
+
+    model = generator.TextToImage.load(arguments.checkpoint, arguments.device)
+    prompt, folder = arguments.prompt, arguments.out.absolute()
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK)):
+        raise PermissionError(13, "cannot be written, choose another with --out", str(there))
+    names = ("seed", "temperature", "guidance", "steps")
+    settings = {k: v for k, v in vars(arguments).items() if k in names and v is not None}
+    pictures = model.draw(prompt, arguments.count, **settings)
+    if doubt := model.doubt(prompt):
         print(doubt, file=sys.stderr, flush=True)
-    flow = {"guidance": arguments.guidance, "steps": arguments.steps}
-    pictures = model.draw(prompt, count, arguments.seed, temperature, **flow)
-    facts = {"prompt": prompt, "seed": arguments.seed, "temperature": temperature}
-    facts |= {name: value for name, value in flow.items() if value is not None}
-    facts |= {"checkpoint": model.name, "Title": model.title(prompt)}
-    paths = save_pictures(pictures, arguments.out, facts)
+    facts = {"prompt": prompt, **settings, "checkpoint": model.name, "Title": model.title(prompt)}
+    paths = generator.save_pictures(pictures, arguments.out, facts)
     if not arguments.no_preview:
-        width = min(WIDTH, shutil.get_terminal_size().columns)
-        print(preview(pictures[:SHOWN], width, _colours(sys.stdout)))
-    for path in paths:
-        print(path)
+        width = min(80, shutil.get_terminal_size().columns)
+        print(preview(pictures[:8], width, _colours(sys.stdout)))
+    print(*paths, sep="\n")
+    return 0
 
 
-def run_train(arguments):
-    """Train one of the released checkpoints again."""
-    from helpers.release import train_released  # noqa: PLC0415
-
-    train_released(arguments.name)
-
-
-def run_evaluate(arguments):
-    """Measure one of the released checkpoints."""
-    if arguments.name != "familiarity":  # an unknown name is refused before any slow import
-        load_checkpoint(arguments.name)
-    from helpers.release import evaluate_released  # noqa: PLC0415
-
-    evaluate_released(arguments.name)
-
-
-def run_compare(arguments):
-    """Train and measure rows of the tables of controls."""
-    if arguments.rows == ["styles"]:
-        from helpers.style_comparisons import compare_styles  # noqa: PLC0415
-
-        return compare_styles()
-    if arguments.rows == ["flows"]:
-        from helpers.flow_comparisons import compare_flows  # noqa: PLC0415
-
-        return compare_flows()
-    from helpers.comparisons import compare  # noqa: PLC0415
-
-    return compare(arguments.rows)
-
-
-def _check_folder(folder):
-    """Raise OSError if no file can be written there, without leaving a new folder behind."""
-    nearest = folder.absolute()
-    while not nearest.exists():
-        nearest = nearest.parent
-    if not nearest.is_dir():
-        raise NotADirectoryError(20, "not a folder, choose another with --out", str(nearest))
-    if not os.access(nearest, os.W_OK):
-        raise PermissionError(13, "cannot be written, choose another with --out", str(nearest))
+def run_recipe(arguments):
+    """Run a recipe of `checkpoints/recipes` as a child process; return its exit status."""
+    command, names = arguments.command, arguments.name
+    if command == "compare":
+        other = names in (["styles"], ["flows"])
+        recipe, rest = f"compare_{names[0] if other else 'training'}", [] if other else names
+    else:
+        recipe, rest = names[0].replace("-", "_"), [command]
+        if names[0] not in KNOWN[command].split(", "):
+            raise ValueError(f"There is no recipe for {names[0]!r}: choose {KNOWN[command]}.")
+    path = RECIPES / f"{recipe}.py"
+    if not path.is_file():
+        raise ValueError(f"There is no {path}: {command} needs a clone of the project.")
+    rest += ["--release"] * arguments.release
+    places = filter(None, (str(RECIPES.parents[1]), os.environ.get("PYTHONPATH")))
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(places)}
+    with subprocess.Popen([sys.executable, str(path), *rest], env=environment) as child:
+        try:
+            return child.wait()
+        except KeyboardInterrupt:  # the child has heard it too, and says its own line
+            child.wait()
+            return 130
 
 
 def _colours(stream):
     """Say how many colours a stream shows: 2**24, 256, or 0 for plain letters."""
     encoding = (getattr(stream, "encoding", "") or "").lower().replace("-", "")
-    if not stream.isatty() or os.environ.get("NO_COLOR") or encoding != "utf8":
-        return 0
-    if os.environ.get("TERM") == "dumb":
+    plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
+    if plain or not stream.isatty() or encoding != "utf8":
         return 0
     return 2**24 if os.environ.get("COLORTERM") in ("truecolor", "24bit") else 256
 
 
 def preview(pictures, width=80, colours=0):
-    """Write pictures as text, as many side by side as fit.
-
-    Args:
-        pictures: tensor (n, 1, 28, 28) with values in [0, 1].
-        width: columns of the terminal.
-        colours: 2**24 or 256 for half-block characters in grey, 0 for letters without colour.
-
-    Returns:
-        Lines of at most `width` visible columns (28 at least), one character for two pixels.
-    """
-    across = max(1, (width + 2) // 30)
+    """Write pictures (n, 1, 28, 28) as text, side by side; with 256 or 2**24 greys, or letters."""
     blocks = []
-    for row in pictures[:, 0].split(across):
+    for row in pictures[:, 0].split(max(1, (width + 2) // 30)):
         lines = zip(*[_picture_lines(picture, colours) for picture in row], strict=True)
         blocks.append("\n".join("  ".join(line) for line in lines))
     return "\n\n".join(blocks)
 
 
 def _picture_lines(picture, colours):
-    upper, lower = picture[0::2].tolist(), picture[1::2].tolist()
-    for up, low in zip(upper, lower, strict=True):
-        if not colours:
-            yield "".join(
-                RAMP[round((a + b) / 2 * (len(RAMP) - 1))] for a, b in zip(up, low, strict=True)
-            )
-            continue
-        greys = [(_grey(a, colours), _grey(b, colours)) for a, b in zip(up, low, strict=True)]
-        yield "".join(f"\x1b[38;{a};48;{b}m▀" for a, b in greys) + "\x1b[0m"
+    for pairs in picture.reshape(14, 2, 28).mT.tolist():  # a character is two pixels high
+        if colours:
+            greys = [[_grey(value, colours) for value in pair] for pair in pairs]
+            yield "".join(f"\x1b[38;{a};48;{b}m▀" for a, b in greys) + "\x1b[0m"
+        else:
+            yield "".join(" .:-=+*#%@"[round((a + b) / 2 * 9)] for a, b in pairs)
 
 
 def _grey(value, colours):
-    if colours == 256:
-        return f"5;{232 + round(value * 23)}"
     level = round(value * 255)
-    return f"2;{level};{level};{level}"
-
-
-def _mend_streams():
-    """Print into nothing where a stream is closed, and escape what it has no letter for."""
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))
-    if sys.stdout.errors == "strict":
-        sys.stdout.reconfigure(errors="backslashreplace")
+    return f"5;{232 + round(value * 23)}" if colours == 256 else f"2;{level};{level};{level}"
 
 
 def main(arguments=None):
     """Run one command; return the exit status: 0, 2 for bad input, 130 after Ctrl-C."""
-    _mend_streams()
+    for stream in ("stdout", "stderr"):
+        if getattr(sys, stream) is None:  # it is closed
+            setattr(sys, stream, open(os.devnull, "w", encoding="utf-8"))
+    if sys.stdout.errors == "strict":  # there are letters that it lacks
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         parsed = make_parser().parse_args(arguments)
-        parsed.run(parsed)
+        status = parsed.run(parsed)
         sys.stdout.flush()
-        return 0
+        return status
     except KeyboardInterrupt:
         print("Stopped before it was done; what is written is whole.", file=sys.stderr)
         return 130
@@ -196,6 +142,8 @@ def main(arguments=None):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (OSError, ValueError, TypeError, FloatingPointError) as error:
+        from helpers.generator import describe  # noqa: PLC0415
+
         print(describe(error), file=sys.stderr)
         return 2
 

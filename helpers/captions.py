@@ -1,143 +1,64 @@
-"""The caption grammar: phrasings × digit words and numerals; training and held-out phrasings.
+"""Captions: ways to ask for a digit (notebook 5), to say how it is drawn, to type it (notebook 11).
 
-A phrasing is a sentence with one gap. `{digit}` takes the name of the digit ("eight", "8"), `{a}`
-takes it with its article ("an eight"), `{digits}` takes the plural ("eights", "8s"). How a digit
-is drawn is said in `helpers/styles.py`; people's own ways of typing are in `helpers/everyday.py`.
+A phrasing is a sentence with a gap: `{digit}` for "eight" or "8", `{a}` with its article and
+`{digits}` for the plural. The word lists stand in `data/phrases.toml`.
 """
+
+import functools
+import random
+import re
+import tomllib
+from collections import namedtuple
+from types import SimpleNamespace
 
 import torch
 
+from helpers.mnist import DATA
+
+
+def _read_text(name, parse=str):
+    try:
+        return parse((DATA / name).read_text(encoding="utf-8"))
+    except (OSError, ValueError, KeyError) as error:  # the latter: no UTF-8, no TOML, no such list
+        reason = getattr(error, "strerror", None) or error
+        restore = "restore it with 'git checkout -- data'"
+        raise ValueError(f"{DATA / name} cannot be read ({reason}): {restore}.") from error
+
+
+def _lists(text):
+    lists = tomllib.loads(text)
+    return [SimpleNamespace(**lists[kind]) for kind in ("plain", "styles", "typing", "others")]
+
+
+_PLAIN, _STYLE, TYPING, OTHER = _read_text("phrases.toml", _lists)
+
 WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+STYLES = ("thickness", "slant", "width", "size")
+LEVELS = (-2, -1, 0, 1, 2)
+UNSAID = 3  # the level of an attribute that a caption does not name
+LEVEL_NAMES = _STYLE.level_names
 
-_COMMANDS = (
-    "draw", "print", "write", "show", "make", "generate", "create", "give me", "paint", "sketch",
-    "display", "render", "produce", "show me", "write me", "let me see",
-)
-_REQUESTS = (
-    "can you draw", "could you write", "would you show me", "can I see", "could I get",
-    "will you make", "can you give me", "is it possible to draw", "are you able to write",
-)
-_WISHES = (
-    "I want", "I need", "I would like", "I'd love to see", "I am looking for", "I want to see",
-    "we need", "I am waiting for",
-)
-_MEDIA = (
-    "a picture of", "an image of", "a drawing of", "a photo of", "a sketch of", "a painting of",
-    "a sample of", "an example of", "the shape of",
-)
-_THINGS = ("{a}", "the number {digit}", "the digit {digit}")
-_FRAGMENTS = (
-    "{digit}", "{a}", "{digit}.", "{digit}!", "{digit}?", "the number {digit}", "number {digit}",
-    "the digit {digit}", "digit {digit}", "digit: {digit}", "number: {digit}", "no. {digit}",
-    "the {digit}", "just {digit}", "just {a}", "only {a}", "a single {digit}", "{digit} please",
-    "a handwritten {digit}", "handwritten {digit}", "handwritten digit {digit}", "a nice {digit}",
-    "a written {digit}", "a clear {digit}", "a random {digit}", "another {digit}",
-    "one more {digit}",
-    "{digit}, handwritten", "{digit} in handwriting", "{digit} by hand", "the numeral {digit}",
-    "numeral {digit}", "the figure {digit}", "some {digits}", "a few {digits}", "many {digits}",
-    "{digits}", "a page of {digits}", "a row of {digits}", "class {digit}", "label {digit}",
-    "an MNIST {digit}", "{digit} from MNIST", "MNIST digit {digit}", "value {digit}",
-)
-_SENTENCES = (
-    "this is {a}", "here is {a}", "it is {a}", "that is the number {digit}",
-    "the picture shows {a}", "the image shows the digit {digit}", "somebody wrote {a}",
-    "a person has written the number {digit}", "a child wrote {a}", "there is {a} on the paper",
-    "a sheet of paper with {a} on it", "the number on the page is {digit}",
-    "the digit in this picture is {digit}", "we see {a} here", "you can see {a} in the image",
-    "the number should be {digit}", "it has to be {a}", "make it {a}", "I choose {digit}",
-    "I pick the number {digit}", "let it be {a}", "my number is {digit}", "today I want {a}",
-    "show me how to write {a}", "how do you write {a}?", "how do you write the number {digit}?",
-    "how is the digit {digit} written?", "what is the shape of {a}?",
-    "do you know the number {digit}?",
-    "do you have {a}?", "where is the number {digit}?", "is there {a}?", "may I have {a}?",
-    "hello, draw {a}", "hi, I need {a}", "ok, now {a}", "now write {a}", "next, the number {digit}",
-    "try {a}", "try to draw {a}", "do {a}", "go for {a}", "I want you to write {a}",
-    "write the number {digit} by hand", "write down the digit {digit}", "draw {a} by hand",
-    "draw {a} on white paper", "draw me {a} with a pencil", "put {a} here",
-    "use the number {digit}",
+# Digit, thickness and slant (-1 low, 1 high) that no training caption names together.
+HELD_OUT_CELLS = (
+    (0, -1, -1), (2, 1, 1), (3, -1, 1), (4, -1, -1), (5, 1, -1), (7, 1, -1), (8, -1, 1), (9, 1, 1),
 )
 
 
-def _training_phrasings():
-    combined = [f"{command} {thing}" for command in _COMMANDS for thing in _THINGS]
-    combined += [f"{command} {{digit}}" for command in _COMMANDS]
-    combined += [f"{request} {thing}?" for request in _REQUESTS for thing in _THINGS]
-    combined += [f"{wish} {thing}" for wish in _WISHES for thing in _THINGS]
-    combined += [f"{medium} {thing}" for medium in _MEDIA for thing in _THINGS]
-    combined += [f"please {command} {{a}}" for command in _COMMANDS]
-    combined += [f"{command} the number {{digit}}, please" for command in _COMMANDS]
-    return tuple(dict.fromkeys(combined + list(_FRAGMENTS) + list(_SENTENCES)))
-
-
-TRAINING_PHRASINGS = _training_phrasings()
-
-# Never used in any training. Each takes at least two changed words to become one of the above.
-HELD_OUT_PHRASINGS = (
-    "Can you show me what {digit} looks like?",
-    "What would {a} look like if you jotted it down?",
-    "scribble {a} for me",
-    "doodle the numeral {digit} in ink",
-    "jot down {a}",
-    "Sign the cheque with {a}.",
-    "trace {a} with your finger in the sand",
-    "depict the numeral {digit} in charcoal",
-    "illustrate the value {digit}",
-    "chalk {a} on the blackboard",
-    "carve {a} into the tree",
-    "my favourite digit happens to be {digit}",
-    "the answer to my homework is {digit}",
-    "her house has the number {digit} on its door",
-    "I rolled the dice and counted {digit}",
-    "the bus with line number {digit}",
-    "put {a} on the birthday cake",
-    "he scrawled {a} in the margin",
-    "my telephone number ends in {digit}",
-    "Grandma turned {digit} into a work of art",
-    "the player wearing number {digit}",
-    "we scored {digit} in the last game",
-    "pretend you are a pupil practising {digits}",
-    "I rather fancy {a} today",
-    "how about {a} this time",
-    "would you mind doodling {a}?",
-    "kindly provide {a}",
-    "imagine {a} written with a thick marker",
-    "a scanned {digit} from an old form",
-    "the postcode contains {a}",
-    "a calligraphy exercise: {digit}",
-    "the glyph for {digit}",
-    "which symbol stands for {digit}?",
-    "in your best penmanship, {digit}",
-    "{digit} as the postman would scrawl it",
-    "{digit} is what I'm after",
-    "the character {digit}, drawn freehand",
-    "an inked {digit} on parchment",
-    "a tiny bitmap of {a}",
-    "pixels that form {a}",
-    "type out {digit} in pen strokes",
-    "one of those {digits} that bank clerks scrawl",
-    "surprise me with {a}",
-    "teach me the strokes of {a}",
-    "turn to page {digit}",
-    "channel {digit} on the radio",
-    "the clock strikes {digit}",
-    "a price tag reading {digit}",
-)
+_combined = [f"{command} {thing}" for command in _PLAIN.commands for thing in _PLAIN.things]
+_combined += [f"{command} {{digit}}" for command in _PLAIN.commands]
+_combined += [f"{request} {thing}?" for request in _PLAIN.requests for thing in _PLAIN.things]
+_combined += [f"{wish} {thing}" for wish in _PLAIN.wishes for thing in _PLAIN.things]
+_combined += [f"{medium} {thing}" for medium in _PLAIN.media for thing in _PLAIN.things]
+_combined += [f"please {command} {{a}}" for command in _PLAIN.commands]
+_combined += [f"{command} the number {{digit}}, please" for command in _PLAIN.commands]
+TRAINING_PHRASINGS = tuple(dict.fromkeys(_combined + _PLAIN.fragments + _PLAIN.sentences))
+HELD_OUT_PHRASINGS = tuple(_PLAIN.held_out)  # never used in any training
+PHRASINGS = TRAINING_PHRASINGS + tuple(_STYLE.places)
+FRAMES = tuple(phrasing for phrasing in PHRASINGS if "{a}" in phrasing)
 
 
 def write_caption(phrasing, digit, numeral=False):
-    """Fill the gap of one phrasing.
-
-    Args:
-        phrasing: a sentence with `{digit}`, `{a}` or `{digits}` in it.
-        digit: 0 to 9.
-        numeral: write "8" instead of "eight".
-
-    Returns:
-        The caption as text.
-
-    Raises:
-        ValueError: digit is not a whole number from 0 to 9.
-    """
+    """Fill the gap of one phrasing with a digit, 0 to 9: "eight", or "8" as a numeral."""
     if type(digit) is not int or not 0 <= digit <= 9:
         raise ValueError(f"digit is {digit!r}: give a whole number from 0 to 9.")
     name = str(digit) if numeral else WORDS[digit]
@@ -147,15 +68,210 @@ def write_caption(phrasing, digit, numeral=False):
 
 
 def all_captions(phrasings):
-    """Write every caption that some phrasings allow: each digit as a word and as a numeral.
-
-    Args:
-        phrasings: a sequence of p phrasings.
-
-    Returns:
-        captions: a list of 20 * p sentences; the captions of one phrasing stand together.
-        digits: int64 tensor (20 * p,), the digit that each caption names.
-    """
+    """Write the 20 captions of every phrasing, which stand together; and their digits, int64."""
     kinds = [(digit, numeral) for digit in range(10) for numeral in (False, True)]
     captions = [write_caption(p, digit, numeral) for p in phrasings for digit, numeral in kinds]
     return captions, torch.tensor([digit for digit, _ in kinds]).repeat(len(phrasings))
+
+
+def write_adjective(style, level, rng):
+    """Write a level of one of `STYLES` as words that stand before the digit: "very bold"."""
+    word = rng.choice(_STYLE.adjectives[style][(level > 0) - (level < 0) + 1])
+    return f"{rng.choice(_STYLE.very)} {word}" if abs(level) == 2 else word
+
+
+def write_tail(style, level, rng):
+    """Write a level of one of `STYLES` as words that follow the digit: "in very bold strokes"."""
+    if style != "slant":
+        words = write_adjective(style, level, rng)
+        return rng.choice(_STYLE.tails[style]).format(words, a=with_article(words))
+    if level == 0:
+        return rng.choice(_STYLE.upright)
+    side = "left" if level < 0 else "right"
+    if rng.random() < 0.15:
+        return rng.choice(_STYLE.leaning_wards).format("strong " if abs(level) == 2 else "", side)
+    leaning = rng.choice(_STYLE.leaning)
+    return leaning.format(rng.choice(_STYLE.far) if abs(level) == 2 else "", side)
+
+
+def write_styled(digit, levels, rng, frames=FRAMES, thing=None):
+    """Write a caption that names a digit and how it is drawn: before it, after it, or by itself.
+
+    `levels` holds for each of `STYLES` a level from -2 to 2 or `UNSAID`; `frames` are phrasings
+    with `{a}`; `thing` is what to name instead of the digit, as in "letter k".
+    """
+    if len(levels) != len(STYLES) or not set(levels) <= {*LEVELS, UNSAID}:
+        raise ValueError(f"levels are {levels!r}: give four from -2 to 2, or {UNSAID} for unsaid.")
+    named = [pair for pair in zip(STYLES, levels, strict=True) if pair[1] != UNSAID]
+    rng.shuffle(named)
+    name = thing or rng.choice(_STYLE.nouns).format(digit if rng.random() < 0.4 else WORDS[digit])
+    frame, kind = rng.choice(frames), rng.random()
+    if named and kind < 0.15:
+        wish = _join([write_adjective(*pair, rng) for pair in named], rng)
+        ending = rng.choice(_STYLE.endings).format(wish)
+        return frame.format(a=with_article(name)).rstrip(".?") + ending
+    if named and kind < 0.25:  # "bold, leaning left, seven"
+        ways = write_tail, write_adjective
+        parts = [ways[rng.random() < 0.5](*pair, rng) for pair in named]
+        parts.insert(rng.choice((0, len(parts))), name)
+        return ", ".join(parts)
+    before = [pair for pair in named if rng.random() < 0.5]
+    adjectives = [write_adjective(*pair, rng) for pair in before]
+    joined = _join(adjectives, rng) if rng.random() < 0.5 else " ".join(adjectives)
+    tails = [write_tail(*pair, rng) for pair in named if pair not in before]
+    words = with_article(f"{joined} {name}".strip())
+    return frame.format(a=f"{words} {_join(tails, rng)}".strip())
+
+
+def _join(parts, rng):
+    if len(parts) < 2:
+        return "".join(parts)
+    return ", ".join(parts[:-1]) + rng.choice((" and ", ", ", " and also ")) + parts[-1]
+
+
+def with_article(words):
+    """Put "a" or "an" before a name of a digit or of its style."""
+    vowel = words[0].lower() in "aeiou8" and not words.startswith(("one", "euro"))
+    return f"{'an' if vowel else 'a'} {words}"
+
+
+def choose_named(levels, digit, rng, talkative=0.75, share=0.45):
+    """Choose which levels of a picture a caption names, never those of a held-out cell."""
+    if rng.random() > talkative:
+        return [UNSAID] * len(STYLES)
+    named = [level if rng.random() < share else UNSAID for level in levels]
+    if held_out(digit, named):
+        named[rng.randrange(2)] = UNSAID
+    return named
+
+
+def held_out(digit, levels):
+    """Say whether digit, thickness and slant are named together and are a held-out cell."""
+    thickness, slant = ((level > 0) - (level < 0) for level in levels[:2])
+    return UNSAID not in levels[:2] and (digit, thickness, slant) in HELD_OUT_CELLS
+
+
+def styled_captions(n, seed=0):
+    """Write n captions with random attributes: these, digits (n,), levels that they name (n, 4)."""
+    rng = random.Random(seed)
+    digits = [rng.randrange(10) for _ in range(n)]
+    named = [choose_named([rng.choice(LEVELS) for _ in STYLES], digit, rng) for digit in digits]
+    captions = [write_styled(*pair, rng) for pair in zip(digits, named, strict=True)]
+    return captions, torch.tensor(digits), torch.tensor(named)
+
+
+@functools.cache
+def known_captions():
+    """List the training captions that a model names when it is asked for the nearest: 7,380."""
+    return (*all_captions(TRAINING_PHRASINGS)[0], *styled_captions(2000)[0])
+
+
+_PART = r"(?<!\w)-?\d+(?:[.,:/]\d+)*%?[^\W_]*|[^\W_]+"  # a number or a word
+_ALPHABET = "abcdefghijklmnopqrstuvwxyz"
+
+
+# A line of a file in `data/prompts/`: its section; a digit, "-", or an attribute and its level.
+Prompt = namedtuple("Prompt", ("kind", "answer", "text"))
+
+
+def load_prompts(name):
+    """Read `data/prompts/NAME.txt`: a list of `Prompt`s; FileNotFoundError for another name."""
+    known = sorted(path.stem for path in (DATA / "prompts").glob("*.txt"))
+    if name not in known:
+        choices = ", ".join(known) or "none: restore them with 'git checkout -- data'"
+        raise FileNotFoundError(f"There are no prompts {name!r}: choose one of {choices}.")
+    prompts, kind = [], ""
+    for line in _read_text(f"prompts/{name}.txt").splitlines():
+        answer, tab, text = line.partition("\t")
+        if line.startswith("## "):
+            kind = line.removeprefix("## ")
+        elif tab and not line.startswith("#"):
+            prompts.append(Prompt(kind, answer, text))
+    return prompts
+
+
+def normal_form(text):
+    """Take case, spaces and punctuation away; what is nothing else stays as it is."""
+    parts = re.findall(_PART, text.lower().replace("<3", ""))
+    return " ".join(parts) or " ".join(text.split())
+
+
+@functools.cache
+def held_out_forms():
+    """Collect the normal forms of all held-out prompts, so that no training meets one."""
+    names = ("messy", "typos", "indirect", "far", "near", "negations")
+    return frozenset(normal_form(p.text) for name in names for p in load_prompts(name))
+
+
+def one_slip(word):
+    """List all strings one slip away: a letter left out, swapped, replaced or added."""
+    parts = [(word[:i], word[i:]) for i in range(len(word) + 1)]
+    slips = [a + b[1:] for a, b in parts if b]
+    slips += [a + b[1] + b[0] + b[2:] for a, b in parts if len(b) > 1]
+    slips += [a + letter + b[1:] for a, b in parts if b for letter in _ALPHABET]
+    slips += [a + letter + b for a, b in parts for letter in _ALPHABET]
+    return [slip for slip in dict.fromkeys(slips) if slip != word and len(slip) > 1]
+
+
+def training_slips():
+    """List misspelt number words for each digit, but for real words and those of the test."""
+    held_out_slips = {prompt.text for prompt in load_prompts("typos")}
+    every = [one_slip(word) for word in WORDS]
+    taken = {slip for slips in every for slip in slips if sum(slip in s for s in every) > 1}
+    shut = held_out_slips | taken | set(TYPING.real_words)
+    return [[slip for slip in slips if slip not in shut] for slips in every]
+
+
+def roughen(caption, rng):
+    """Say the same as people type it: greetings, asides, marks, fillers, repetition, case."""
+    for _ in range(rng.choice((1, 1, 2, 3))):
+        caption = rng.choice(_CHANGES)(caption, rng)
+    return rng.choice((str, str, str.upper, str.title, lambda s: s.replace(" ", "  ")))(caption)
+
+
+def _with_filler(caption, rng):
+    words = caption.split(" ")
+    place = rng.randrange(len(words))
+    words.insert(place, rng.choice(TYPING.fillers) + rng.choice(("", ",", "...")))
+    return " ".join(words)
+
+
+def _repeated(caption, rng):
+    last = caption.split(" ")[-1].strip(".!?")
+    return f"{caption} {rng.choice((last, f'{last} {last}', caption))}"
+
+
+_CHANGES = (
+    lambda s, rng: rng.choice(TYPING.greetings) + rng.choice((", ", " ", "! ", "... ")) + s,
+    lambda s, rng: s + rng.choice((", ", " ", ". ", " - ")) + rng.choice(TYPING.thanks),
+    lambda s, rng: f"{rng.choice(TYPING.asides)} {s}",
+    lambda s, rng: f"{s.rstrip('.!?')}. {rng.choice(TYPING.asides)}",
+    lambda s, rng: s + rng.choice(TYPING.marks),
+    lambda s, rng: rng.choice(TYPING.labels).format(s),
+    _with_filler,
+    _repeated,
+)
+
+
+def caption_pictures(levels, digits, seed=0):
+    """Caption pictures by their levels (n, 4) and digits (n,): captions, the levels they name."""
+    rng, slips = random.Random(seed), training_slips()
+    captions, named = [], []
+    for row, digit in zip(levels.tolist(), digits.tolist(), strict=True):
+        names = choose_named(row, digit, rng)
+        caption = _write_roughly(digit, names, slips, rng)
+        while normal_form(caption) in held_out_forms():
+            caption = _write_roughly(digit, names, slips, rng)
+        captions.append(caption)
+        named.append(names)
+    return captions, torch.tensor(named)
+
+
+def _write_roughly(digit, names, slips, rng):
+    if set(names) == {UNSAID} and rng.random() < 0.7:
+        caption = write_caption(rng.choice(PHRASINGS), digit, rng.random() < 0.4)
+    else:
+        caption = write_styled(digit, names, rng)
+    if rng.random() < 0.15:
+        caption = re.sub(rf"\b{WORDS[digit]}", rng.choice(slips[digit]), caption)
+    return roughen(caption, rng) if rng.random() < 0.35 else caption

@@ -1,42 +1,78 @@
-"""Prompt in, picture out: `TextToImage`, and whether a prompt is one it can draw."""
+"""Prompt in, picture out, in the order in which a prompt travels: checked, read, drawn, written."""
 
 import contextlib
 import functools
 import io
+import itertools
+import math
 import numbers
 import operator
+import os
 import re
+import secrets
 import time
 import unicodedata
+from collections import namedtuple
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from helpers.captions import TRAINING_PHRASINGS, WORDS
-from helpers.characters import CharacterTokenizer
-from helpers.checkpoints import CHECKPOINTS, CheckpointError, choose_device, load_checkpoint
-from helpers.files import write_whole
-from helpers.sentences import SentenceEncoder
+from helpers import checkpoints
+from helpers.captions import LEVEL_NAMES, STYLES, UNSAID, WORDS
+from helpers.checkpoints import CheckpointError
+from helpers.models import Generator
 from helpers.shapes import PROMPTS
-from helpers.styles import LEVEL_NAMES, STYLES, UNSAID, known_captions
+from helpers.text import CharacterTokenizer, sentence_encoder
 
-CHUNK = 1000  # pictures decoded at once, so that memory stays bounded
-SMALL = 64    # up to here a second thread costs more than it brings
 DEFAULT = "mnist-style"  # the checkpoint that draws unless another is named
+FAMILIARITY = checkpoints.CHECKPOINTS / "readers" / "familiarity.safetensors"
 MOST_PICTURES = 100_000  # at once: about 300 MB
-MOST_STEPS = 1000  # of a flow
-MOST_GUIDANCE = MOST_TEMPERATURE = 1000  # beyond any use, and still far from overflow
-FAMILIARITY = CHECKPOINTS / "readers" / "familiarity.safetensors"
+MOST = 1000   # of temperature, guidance and steps: beyond any use, and still far from overflow
+CHUNK = 1000  # pictures painted at once, so that memory stays bounded
+SMALL = 64    # up to here a second thread costs more than it brings
 
 
-class Understanding(NamedTuple):
-    """Whether a prompt asks for one of the things that the model draws."""
+def check_prompts(prompts):
+    """Turn one prompt or several into a list; TypeError or ValueError where one cannot be read."""
+    prompts = [prompts] if isinstance(prompts, str) else prompts
+    if not isinstance(prompts, list | tuple) or not all(isinstance(p, str) for p in prompts):
+        raise TypeError("A prompt is text, or a list of texts: write \"a seven\".")
+    if any("\ud800" <= c <= "\udfff" for prompt in prompts for c in prompt):
+        raise ValueError("The prompt holds bytes that are not text: type it again.")
+    seen = [any(unicodedata.category(c)[0] not in "CZM" for c in prompt) for prompt in prompts]
+    if not seen or not all(seen):  # nothing but control characters, spaces and marks
+        raise ValueError("The prompt is empty: write what to draw, as in \"a seven\".")
+    return list(prompts)
 
-    score: float  # probability that it does, 0 to 1
-    nearest: str  # the training prompt that is nearest to it
+
+def check_number(value, name, low, high, whole=False):
+    """Return a number from low to high as a float or, if whole, int; else TypeError, ValueError."""
+    try:
+        number = operator.index(value) if whole else value
+        is_number = isinstance(number, numbers.Real) and not isinstance(value, bool)
+    except TypeError:
+        is_number = False
+    if is_number and low <= number <= high:  # which NaN is not
+        return number if whole else float(number)
+    given = "a whole number" if whole else "a number"
+    given += "" if math.inf in (-low, high) else f" from {low:,} to {high:,}"
+    shown = "too long to write"
+    with contextlib.suppress(ValueError):  # Python writes no number of more than 4,300 digits
+        shown = " ".join(repr(value).split())
+        shown = shown if len(shown) <= 60 else f"{shown[:60]}…"
+    raise (ValueError if is_number else TypeError)(f"{name} is {shown}: give {given}.")
+
+
+def describe(error):
+    """Say an error in one line; those that are no bad input and no bad file with their kind."""
+    if isinstance(error, OSError):
+        parts = [str(part) for part in (error.filename, error.strerror) if part]
+        return f"{(': '.join(parts) or str(error)).rstrip('.')}."
+    text = " ".join(str(error).split())
+    expected = isinstance(error, ValueError | TypeError | FloatingPointError)
+    return text if expected else f"{type(error).__name__}: {text}"
 
 
 @contextlib.contextmanager
@@ -51,307 +87,110 @@ def _threads_for(pictures):
 
 
 @functools.cache
-def sentence_encoder():
-    """Load MiniLM on first use, once per process: a `SentenceEncoder`."""
-    return SentenceEncoder()
-
-
-@functools.cache
 def familiarity():
     """Load the network that tells requests for one digit from others, once per process."""
-    return load_checkpoint(FAMILIARITY)[0]
+    return checkpoints.load_checkpoint(FAMILIARITY)[0]
 
 
-def check_prompts(prompts):
-    """Turn one prompt or a list of prompts into a list, refusing what cannot be read.
-
-    Raises:
-        TypeError: a prompt is not text.
-        ValueError: there is no prompt, or one has no visible character.
-    """
-    prompts = [prompts] if isinstance(prompts, str) else prompts
-    if not isinstance(prompts, list | tuple):
-        raise TypeError(
-            f"A prompt is text or a list of texts, not {type(prompts).__name__}: write \"a seven\"."
-        )
-    if not prompts:
-        raise ValueError("The list of prompts is empty: give at least one.")
-    for prompt in prompts:
-        if not isinstance(prompt, str):
-            raise TypeError(f"A prompt is text, not {type(prompt).__name__}: write \"a seven\".")
-        if any("\ud800" <= c <= "\udfff" for c in prompt):
-            raise ValueError("The prompt holds bytes that are not text: type it again.")
-        if all(unicodedata.category(c)[0] in "CZM" for c in prompt):  # control, space, mark
-            raise ValueError("The prompt is empty: write what to draw, as in \"a seven\".")
-    return list(prompts)
-
-
-def check_count(n, prompts=1):
-    """Return n, the pictures of each prompt, as an int.
-
-    Raises:
-        TypeError, ValueError: n is no whole number from 1 up, or n * prompts is above 100,000.
-    """
-    n = _whole_number(n, "n, the number of pictures,")
-    if n < 1:
-        raise ValueError(f"n, the number of pictures, is {_brief(n)}: ask for at least 1.")
-    _check_total(n * prompts)
-    return n
-
-
-def _check_total(pictures):
-    if pictures > MOST_PICTURES:
-        raise ValueError(
-            f"The number of pictures is {_brief(pictures)}: ask for at most {MOST_PICTURES:,} at "
-            "once, and for more with other seeds."
-        )
-
-
-def check_temperature(temperature):
-    """Return it as a float; TypeError or ValueError unless it is a number from 0 to 1000."""
-    return _number(temperature, "The temperature", MOST_TEMPERATURE, "1.0")
-
-
-def check_guidance(guidance):
-    """Return it as a float; TypeError or ValueError unless it is a number from 0 to 1000."""
-    return _number(guidance, "The guidance", MOST_GUIDANCE, "1.5")
-
-
-def check_steps(steps):
-    """Return steps as an int; TypeError or ValueError unless they are whole and 1 to 1000."""
-    what = "steps, the number of Euler steps,"
-    steps = _whole_number(steps, what)
-    if not 1 <= steps <= MOST_STEPS:
-        raise ValueError(f"{what} is {_brief(steps)}: give 1 to {MOST_STEPS}.")
-    return steps
-
-
-def _number(value, what, most, example):
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
-        raise TypeError(f"{what} is {_brief(value)}: give a number, as in {example}.")
-    if not 0 <= value <= most:
-        raise ValueError(f"{what} is {_brief(value)}: give a finite number, 0 to {most}.")
-    return float(value)
-
-
-def _whole_number(value, what):
-    try:
-        if not isinstance(value, bool):
-            return operator.index(value)
-    except TypeError:
-        pass
-    raise TypeError(f"{what} is {_brief(value)}: give a whole number.")
-
-
-def _brief(value):
-    """Write a value for a message: on one line, and cut where it is long."""
-    try:
-        text = " ".join(repr(value).split())
-    except ValueError:  # Python writes no number of more than 4300 digits
-        return "too long to write"
-    return text if len(text) <= 60 else f"{text[:60]}…"
-
-
-def describe(error):
-    """Say an error in one line; those that are no bad input and no bad file with their kind."""
-    if isinstance(error, OSError):
-        parts = [str(part) for part in (error.filename, error.strerror) if part]
-        return f"{(': '.join(parts) or str(error)).rstrip('.')}."
-    text = " ".join(str(error).split())
-    expected = isinstance(error, ValueError | TypeError | FloatingPointError)
-    return text if expected else f"{type(error).__name__}: {text}"
+# The probability that a prompt asks for a thing that the model draws, and the nearest known prompt.
+Understanding = namedtuple("Understanding", ("score", "nearest"))
 
 
 class TextToImage:
-    """A generator with its reader: prompts in, pictures out.
+    """A generator with its reader: prompts in, pictures out. Made by `TextToImage.load`.
 
-    Made by `TextToImage.load`.
-
-    Attributes:
-        name: the checkpoint it came from.
-        model: the generator, in evaluation mode.
-        facts: the checkpoint's JSON as a dict.
-        device: where the pictures are computed; they are always returned on the CPU.
+    Of sentences it knows `captions` as embeddings (n, 384) and as `texts`; of letters it has a
+    `tokenizer`. Wrong arguments raise TypeError or ValueError with one sentence.
     """
 
     def __init__(self, model, facts, name="", device="cpu"):
         self.name, self.model, self.facts, self.device = name, model, facts, torch.device(device)
+        self.latent, self.guided, self.reads_styles = model.latent, model.guided, model.reads_styles
         self.tokenizer = CharacterTokenizer() if model.reads == "characters" else None
         self.captions = facts.get("extra", {}).get("captions")
-        counts = (20 * len(TRAINING_PHRASINGS), len(known_captions()))  # plain, and with styles
-        if self.captions is not None and len(self.captions) not in counts:
-            raise CheckpointError(
-                f"{name} knows {len(self.captions)} captions and helpers writes {counts[0]} or "
-                f"{counts[1]}: train it again."
-            )
+        self.texts = [] if self.captions is None else checkpoints.read_captions(facts)
 
     @classmethod
     def load(cls, name=DEFAULT, device=None):
-        """Load a checkpoint.
+        """Load a checkpoint by its name in `checkpoints/` or its path, or raise CheckpointError."""
+        device = checkpoints.choose_device(device)
+        model, facts = checkpoints.load_checkpoint(name, device)
+        if not isinstance(model, Generator):
+            raise CheckpointError(f"{name} holds a {facts['model']}, which draws nothing.")
+        return cls(model, facts, Path(name).stem, device)
+
+    def draw(self, prompts, n=1, seed=0, temperature=1.0, guidance=None, steps=None):
+        """Draw n pictures of every prompt: (prompts * n, 1, 28, 28) in [0, 1], prompt by prompt.
+
+        What a prompt gives does not depend on its neighbours in the list, nor picture k on n.
 
         Args:
-            name: a name in `checkpoints/`, or a path.
-            device: see `helpers.checkpoints.choose_device`.
-
-        Raises:
-            CheckpointError, ValueError: one sentence on what is wrong with the file or the device.
+            prompts: one text, or a list of texts.
+            n: pictures of each prompt; 100,000 of all prompts together at most.
+            seed: any whole number; the same one gives the same pictures.
+            temperature: scales the latents, 0 to 1000; 0 gives the most typical picture n times.
+            guidance: of a flow, 0 to 1000; 1 takes the prompt as it is, 0 ignores it.
+            steps: of a flow, 1 to 1000; without these two the model's own are used.
         """
-        device = choose_device(device)
-        model, facts = load_checkpoint(name, device)
-        if not hasattr(model, "draw"):
-            raise CheckpointError(f"{name} holds a {facts['model']}, which draws nothing.")
-        return cls(model, facts, name=Path(name).stem, device=device)
+        prompts = check_prompts(prompts)
+        z = self.latents(n, seed, temperature)
+        check_number(len(z) * len(prompts), "The number of all pictures", 1, MOST_PICTURES)
+        self._check_settings(guidance, steps)  # refused before anything is read or drawn
+        conditions = self.conditions(prompts).repeat_interleave(len(z), dim=0)
+        return self.decode(z.repeat(len(prompts), 1), conditions, guidance, steps)
 
-    @property
-    def latent(self):
-        """Size of the vector that carries the variety."""
-        return self.model.latent
+    @torch.no_grad()
+    def conditions(self, prompts):
+        """Read one prompt or a list of n: float32 tensor (n, condition) for the decoder."""
+        prompts = check_prompts(prompts)
+        with _threads_for(len(prompts)):
+            inputs = (self.tokenizer or sentence_encoder()).encode(prompts)
+            return self.model.read(inputs.to(self.device)).cpu()
 
     def latents(self, n=1, seed=0, temperature=1.0):
-        """Draw n latents: float32 tensor (n, latent). The first k do not depend on n.
-
-        Args:
-            n: how many, 1 to 100,000.
-            seed: any whole number.
-            temperature: standard deviation of a component, 0 to 1000; 0 gives the centre n times.
-
-        Raises:
-            TypeError, ValueError: an argument is not what it should be.
-        """
-        n, temperature = check_count(n), check_temperature(temperature)
-        generator = torch.Generator().manual_seed(_whole_number(seed, "The seed") % 2**64)
+        """Draw n latents, see `draw`: tensor (n, latent); its first k do not depend on n."""
+        n = check_number(n, "n, the number of pictures,", 1, MOST_PICTURES, whole=True)
+        seed = check_number(seed, "The seed", -math.inf, math.inf, whole=True)
+        temperature = check_number(temperature, "The temperature", 0, MOST)
+        generator = torch.Generator().manual_seed(seed % 2**64)
         # PyTorch draws normals in groups of 16 and redraws an incomplete last group; with a
         # multiple of 16 rows there is none, so a longer list begins like a shorter one.
         rows = -(-n // 16) * 16
         return torch.randn(rows, self.latent, generator=generator)[:n] * temperature
 
     @torch.no_grad()
-    def conditions(self, prompts):
-        """Read prompts: float32 tensor (n, condition) that the decoder understands.
-
-        Args:
-            prompts: one text, or a list of n.
-
-        Raises:
-            TypeError, ValueError: a prompt cannot be read.
-        """
-        prompts = check_prompts(prompts)
-        with _threads_for(len(prompts)):
-            if self.tokenizer:
-                return self.model.reader(self.tokenizer.encode(prompts).to(self.device)).cpu()
-            return self.model.head(sentence_encoder().encode(prompts).to(self.device)).cpu()
-
-    @property
-    def guided(self):
-        """Whether the model is a flow, which takes a guidance scale and a number of steps."""
-        return hasattr(self.model, "guidance")
-
-    @property
-    def reads_styles(self):
-        """Whether the model reads how to draw (thick, leaning …) besides what."""
-        return hasattr(getattr(self.model, "head", None), "levels")
-
-    def _flow_settings(self, guidance, steps):
-        if guidance is None and steps is None:
-            return {}
-        if not self.guided:
-            raise ValueError(
-                f"{self.name or 'This model'} is no flow: leave out guidance and steps, or load "
-                "\"mnist-flow\"."
-            )
-        settings = {}
-        if guidance is not None:
-            settings["guidance"] = check_guidance(guidance)
-        if steps is not None:
-            settings["steps"] = check_steps(steps)
-        return settings
-
-    @torch.no_grad()
     def decode(self, z, conditions, guidance=None, steps=None):
-        """Turn latents (n, latent) and conditions (n, condition) into pictures (n, 1, 28, 28).
-
-        One row of either serves for all rows of the other; 100,000 rows at most.
-
-        Args:
-            z, conditions: see `latents` and `conditions`.
-            guidance, steps: see `draw`.
-
-        Returns:
-            float32 CPU tensor with values in [0, 1], 1 is ink.
-
-        Raises:
-            TypeError, ValueError: the shapes do not fit, or a setting is not what it should be.
-        """
-        settings = self._flow_settings(guidance, steps)
+        """Paint latents (n, latent) and conditions (n, condition), or one row of either for all."""
+        settings = self._check_settings(guidance, steps)
         n = max(len(z), len(conditions))
-        _check_total(n)
+        check_number(n, "The number of all pictures", 1, MOST_PICTURES)
         if z.dim() != 2 or z.shape[1] != self.latent or not {len(z), len(conditions)} <= {1, n}:
-            raise ValueError(
-                f"Latents {tuple(z.shape)} and conditions {tuple(conditions.shape)} do not fit: "
-                f"give (n, {self.latent}) and as many conditions, or one."
-            )
+            shapes = f"{tuple(z.shape)} and conditions {tuple(conditions.shape)}"
+            raise ValueError(f"Latents {shapes} do not fit: give (n, {self.latent}) and n, or one.")
         z, conditions = z.expand(n, -1), conditions.expand(n, -1)
         pictures = torch.empty(n, 1, 28, 28)
         with _threads_for(n):
             for rows in torch.arange(n).split(CHUNK):
                 part = z[rows].to(self.device), conditions[rows].to(self.device)
-                pictures[rows] = self._decode(*part, settings).cpu()
+                pictures[rows] = self.model.paint(*part, **settings).cpu()
         return pictures
 
-    def _decode(self, z, conditions, settings):
-        if self.guided:
-            return self.model.paint(z, conditions, **settings)
-        if hasattr(self.model, "place"):
-            z = self.model.place(z, conditions)
-        if hasattr(self.model, "decode"):
-            return self.model.decode(z, conditions).sigmoid()
-        return self.model.net(torch.cat([conditions, z], dim=1))  # FirstGenerator
-
-    def draw(self, prompts, n=1, seed=0, temperature=1.0, guidance=None, steps=None):
-        """Draw n pictures of every prompt.
-
-        The n latents are the same for every prompt, so what a prompt gives does not depend on its
-        neighbours in the list, and picture k does not depend on n.
-
-        Args:
-            prompts: one text, or a list of texts.
-            n: pictures of each prompt, at least 1; 100,000 of all prompts together at most.
-            seed: any whole number; the same one gives the same pictures.
-            temperature: scales the latents, 0 to 1000; 0 gives the most typical picture n times.
-            guidance: how far a flow exaggerates the prompt, 0 to 1000; 1 takes it as it is, 0
-                ignores it, and without it the model's own is used.
-            steps: of a flow, from noise to a code, 1 to 1000; without it the model's own number.
-
-        Returns:
-            float32 CPU tensor (prompts * n, 1, 28, 28) in [0, 1], prompt by prompt; 1 is ink.
-
-        Raises:
-            TypeError, ValueError: an argument is not what it should be, in one sentence.
-        """
-        prompts = check_prompts(prompts)
-        check_count(n, len(prompts))
-        self._flow_settings(guidance, steps)  # refused before anything is drawn or read
-        z = self.latents(n, seed, temperature)
-        conditions = self.conditions(prompts)
-        n, m = len(z), len(conditions)
-        return self.decode(
-            z.repeat(m, 1), conditions.repeat_interleave(n, dim=0), guidance, steps
-        )
+    def _check_settings(self, guidance, steps):
+        settings = {}
+        if guidance is not None:
+            settings["guidance"] = check_number(guidance, "The guidance", 0, MOST)
+        if steps is not None:
+            settings["steps"] = check_number(steps, "The number of steps", 1, MOST, whole=True)
+        if settings and not self.guided:
+            name = self.name or "This model"
+            raise ValueError(f"{name} is no flow: load \"mnist-flow\" for guidance and steps.")
+        return settings
 
     def understands(self, prompt):
-        """Say how far a prompt reads like those of the training, and which of them is nearest.
+        """Say how far a prompt reads like those of the training: an `Understanding`.
 
-        A small network names the digit that a sentence asks for or answers "something else"; the
-        score is the probability of the likeliest digit (notebook 11 compares this with distances
-        and measures how far it can be trusted). The nearest caption is the one with the greatest
-        cosine. A character model knows nine prompts: the score is 1 for the same letters, else at
-        most one half and falling with the distance between condition vectors.
-
-        Returns:
-            An `Understanding`: score from 0 to 1, nearest training prompt.
-
-        Raises:
-            TypeError, ValueError: the prompt cannot be read, or the checkpoint holds no captions.
+        Of sentences a small network tells the probability that they ask for one digit (notebook
+        11); among nine prompts the same letters give 1 and others at most one half.
         """
         (prompt,) = check_prompts([prompt])
         if self.tokenizer:
@@ -362,46 +201,51 @@ class TextToImage:
             embedding = sentence_encoder().encode([prompt])
             score = familiarity()(embedding).softmax(1)[0, :10].max().item()
             place = (self.captions.float() @ embedding[0]).argmax().item()
-        return Understanding(score, known_captions()[place])
+        return Understanding(score, self.texts[place])
 
     def _understands_letters(self, prompt):
         known, spelled = self.tokenizer.encode(list(PROMPTS)), self.tokenizer.encode([prompt])
         conditions = self.conditions(list(PROMPTS))
         distances = torch.cdist(self.conditions(prompt), conditions)[0]
         nearest = distances.argmin().item()
-        if (known == spelled).all(1).any():
-            return Understanding(1.0, PROMPTS[nearest])
-        typical = torch.pdist(conditions).mean()
-        score = 0.5 * (-distances[nearest] / typical).exp().item()
-        return Understanding(score, PROMPTS[nearest])
+        score = 0.5 * (-distances[nearest] / torch.pdist(conditions).mean()).exp().item()
+        same = (known == spelled).all(1).any()
+        return Understanding(1.0 if same else score, PROMPTS[nearest])
 
     def doubt(self, prompt):
         """Write a sentence when a prompt does not read like those of the training, else ""."""
         score, nearest = self.understands(prompt)
-        if score > 0.5:
-            return ""
-        if self.tokenizer:
-            return f"This is none of the nine prompts; the nearest I know is \"{nearest}\"."
-        return f"This does not read like one digit; the nearest I know is \"{nearest}\"."
+        what = "is none of the nine prompts" if self.tokenizer else "does not read like one digit"
+        return "" if score > 0.5 else f"This {what}; the nearest I know is \"{nearest}\"."
 
     def title(self, prompt):
         """Write the prompt as a picture's title, with a question mark when there is doubt."""
         return f"\"{prompt}\" (not what I know?)" if self.doubt(prompt) else f"\"{prompt}\""
 
     def reading(self, prompt):
-        """Write what a model of styles reads in a prompt, as in "seven, thick, leaning left".
-
-        Returns:
-            Text; "" for a model that reads no styles.
-        """
+        """Write what is read, as in "seven, thick, leaning left"; "" for a model of no styles."""
         if not self.reads_styles:
             return ""
-        head = self.model.head
-        condition = self.conditions(prompt)
+        head, condition = self.model.head, self.conditions(prompt)
         words = [WORDS[head.digit(condition).argmax()]]
         levels = (head.levels(condition)[0].argmax(1) - 2).tolist()
         words += [LEVEL_NAMES[s][v + 2] for s, v in zip(STYLES, levels, strict=True) if v != UNSAID]
         return ", ".join(words)
+
+
+def picture_to_image(picture, zoom=8):
+    """Turn a picture (1, 28, 28) in [0, 1] into a PIL image: dark ink, zoom times as large."""
+    ink = ((1 - picture.reshape(28, 28).clamp(0, 1)) * 255).round().to(torch.uint8)
+    return Image.fromarray(ink.numpy()).resize((28 * zoom, 28 * zoom), Image.Resampling.NEAREST)
+
+
+def png_bytes(image, facts):
+    """Encode a PIL image as PNG with a dict of facts (prompt, seed, checkpoint) as its text."""
+    info, buffer = PngInfo(), io.BytesIO()
+    for key, value in facts.items():
+        info.add_itxt(key, str(value).replace("\0", ""))
+    image.save(buffer, "PNG", pnginfo=info)
+    return buffer.getvalue()
 
 
 def slug(prompt, longest=40):
@@ -410,78 +254,38 @@ def slug(prompt, longest=40):
     return words[:longest].strip("-") or "prompt"
 
 
-def png_bytes(image, facts):
-    """Encode a PIL image as PNG with a dict of facts (prompt, seed, checkpoint) as its text."""
-    info = PngInfo()
-    for key, value in facts.items():
-        info.add_itxt(key, str(value).replace("\0", ""))
-    buffer = io.BytesIO()
-    image.save(buffer, "PNG", pnginfo=info)
-    return buffer.getvalue()
-
-
-def picture_to_image(picture, zoom=8):
-    """Turn a picture (1, 28, 28) with values in [0, 1] into a PIL image: dark ink, enlarged."""
-    ink = ((1 - picture.reshape(28, 28).clamp(0, 1)) * 255).round().to(torch.uint8)
-    return Image.fromarray(ink.numpy()).resize((28 * zoom, 28 * zoom), Image.Resampling.NEAREST)
-
-
-def write_new(folder, stem, content):
-    """Write bytes to `folder/stem.png`, or stem-2, stem-3 … if that is taken: a `Path`.
-
-    Nothing is overwritten, and no half-written file is left behind.
-
-    Raises:
-        OSError: the folder cannot be made or written.
-    """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    for k in range(1, 10_000):
-        path = folder / (f"{stem}.png" if k == 1 else f"{stem}-{k}.png")
-        try:
-            path.touch(exist_ok=False)  # ours from here on
-        except FileExistsError:
-            continue
-        try:
-            write_whole(path, content)
-            return path
-        except BaseException:
-            path.unlink(missing_ok=True)
-            raise
-    raise OSError(f"{folder} is full of pictures named {stem}: empty it.")
-
-
-def save_pictures(pictures, folder, facts, zoom=8):
-    """Write one PNG per picture, see `save_picture`: a list of n `Path`s.
-
-    Args:
-        pictures: tensor (n, 1, 28, 28) with values in [0, 1].
-        folder, facts, zoom: see `save_picture`.
-
-    Raises:
-        OSError: the folder cannot be made or written.
-    """
-    return [save_picture(p, folder, facts, k, zoom) for k, p in enumerate(pictures, start=1)]
-
-
-def save_picture(picture, folder, facts, index=1, zoom=8):
-    """Write a picture as PNG, named by time, prompt, seed and number: a `Path`.
-
-    Args:
-        picture: tensor (1, 28, 28) with values in [0, 1].
-        folder: made if it is missing.
-        facts: a dict with "prompt" and "seed", written into the file with whatever else it has.
-        index: which of the pictures of its seed it is, counted from 1.
-        zoom: pixels of the file per pixel of the picture.
-
-    Raises:
-        OSError: the folder cannot be made or written.
-    """
-    content = png_bytes(picture_to_image(picture, zoom), facts | {"index": index})
-    return write_new(folder, f"{file_stem(facts)}_{index}", content)
-
-
 def file_stem(facts):
     """Name a file by the time, the prompt and the seed, as in `20261101-120000_a-seven_seed0`."""
     seed = operator.index(facts["seed"]) % 2**64
     return f"{time.strftime('%Y%m%d-%H%M%S')}_{slug(facts['prompt'])}_seed{seed}"
+
+
+def save_picture(picture, folder, facts, index=1, zoom=8):
+    """Write a picture (1, 28, 28) as PNG, named by `file_stem` and its number, from 1: a `Path`."""
+    content = png_bytes(picture_to_image(picture, zoom), facts | {"index": index})
+    return write_new(folder, f"{file_stem(facts)}_{index}", content)
+
+
+def save_pictures(pictures, folder, facts, zoom=8):
+    """Write one PNG for each of n pictures (n, 1, 28, 28), see `save_picture`: n `Path`s."""
+    return [save_picture(p, folder, facts, k, zoom) for k, p in enumerate(pictures, start=1)]
+
+
+def write_new(folder, stem, content):
+    """Write bytes to stem.png, or stem-2.png … if that is taken, whole or not at all: a `Path`."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    beside = folder / f".{secrets.token_hex(8)}.part"
+    try:
+        beside.write_bytes(content)
+        for k in itertools.count(1):
+            path = folder / (f"{stem}.png" if k == 1 else f"{stem}-{k}.png")
+            with contextlib.suppress(FileExistsError):
+                try:
+                    os.link(beside, path)
+                except OSError:  # it is taken, or these files know no links
+                    path.touch(exist_ok=False)
+                    os.replace(beside, path)
+                return path
+    finally:
+        beside.unlink(missing_ok=True)

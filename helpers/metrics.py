@@ -1,7 +1,6 @@
-"""Independent judges and what they measure. A judge never takes part in training a generator.
+"""Independent judges and what they measure; a judge never takes part in training a generator.
 
-Judge A names digits (`DigitJudge`), judge B describes pictures (`FeatureJudge`), and a third names
-shapes. The measures of notebook 10 follow them.
+One of shapes (notebook 4), A of digits and B of features (10); measures of style (11).
 """
 
 import hashlib
@@ -12,12 +11,12 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import load
 from torch import nn
-from tqdm.auto import tqdm
 
-from helpers.characters import CharacterTokenizer
+from helpers.captions import HELD_OUT_PHRASINGS, STYLES, load_prompts, write_caption
 from helpers.mnist import to_float
 from helpers.shapes import PROMPTS, draw_all_shapes, draw_shapes
-from helpers.training import train_classifier
+from helpers.text import CharacterTokenizer, sentence_encoder
+from helpers.training import constant, fit, train_classifier
 
 JUDGES = Path(__file__).resolve().parents[1] / "checkpoints" / "judges"
 JUDGE_SHA256 = {
@@ -25,12 +24,16 @@ JUDGE_SHA256 = {
     "features": "e1a25b757a1461e32f974affe40b7a8d88f0f2e5cc7f2491b7dea9d58640feca",
 }
 
+MIDDLES = (0.06, 0.24, 0.50, 0.76, 0.94)  # the middle rank of each level
+# Held-out phrasings that can take a style of their own: they bring none.
+HELD_OUT_FRAMES = tuple(
+    phrasing for phrasing in HELD_OUT_PHRASINGS
+    if "{a}" in phrasing and not any(word in phrasing for word in ("thick", "tiny"))
+)
+
 
 class DigitJudge(nn.Sequential):
-    """A LeNet-like classifier of digits (LeCun et al., 1998): (n, 1, 28, 28) → (n, 10) logits.
-
-    Trained on real MNIST alone, with its own architecture and seed.
-    """
+    """Judge A, like LeNet (LeCun et al., 1998), on real MNIST: (n, 1, 28, 28) → (n, 10) logits."""
 
     def __init__(self):
         super().__init__(
@@ -54,11 +57,7 @@ def _block(channels, features, stride=1):
 
 
 class FeatureJudge(nn.Sequential):
-    """A classifier whose last layer but one describes a picture in 96 numbers (notebook 10).
-
-    Small windows, batch norm and an average over the picture: (n, 1, 28, 28) → (n, 10) logits.
-    Its own architecture, seed and training, so that it shares no habits with `DigitJudge`.
-    """
+    """Judge B, whose last layer but one describes a picture: (n, 1, 28, 28) → (n, 10) logits."""
 
     def __init__(self):
         super().__init__(
@@ -76,64 +75,26 @@ class FeatureJudge(nn.Sequential):
             return torch.cat([describe(part).double() for part in pictures.split(batch)])
 
 
-def load_digit_judge(path=JUDGES / "digits.safetensors"):
-    """Load the released judge A: a `DigitJudge` in evaluation mode.
-
-    Raises:
-        ValueError: the file is missing, damaged, or not the one that was released.
-    """
-    return _load_judge(DigitJudge(), path, "digits")
-
-
-def load_feature_judge(path=JUDGES / "features.safetensors"):
-    """Load the released judge B: a `FeatureJudge` in evaluation mode.
-
-    Raises:
-        ValueError: the file is missing, damaged, or not the one that was released.
-    """
-    return _load_judge(FeatureJudge(), path, "features")
-
-
-def _load_judge(judge, path, name):
-    restore = "restore it with 'git checkout -- checkpoints'"
-    if not path.is_file():
-        raise ValueError(f"{path} is missing: {restore}.")
-    packed = path.read_bytes()
+def load_judge(name):
+    """Load judge A, "digits", or B, "features"; ValueError if the file is not the released one."""
+    path = JUDGES / f"{name}.safetensors"
+    packed = path.read_bytes() if path.is_file() else b""
     if hashlib.sha256(packed).hexdigest() != JUDGE_SHA256[name]:
+        restore = "restore it with 'git checkout -- checkpoints'"
         raise ValueError(f"{path} is not the released judge: {restore}.")
+    judge = {"digits": DigitJudge, "features": FeatureJudge}[name]()
     judge.load_state_dict(load(packed))
     return judge.eval()
 
 
-def train_digit_judge(images, labels, epochs=14, seed=1234):
-    """Train judge A on real pictures: a `DigitJudge` in evaluation mode (`train_classifier`)."""
-    torch.manual_seed(seed)
-    return train_classifier(DigitJudge(), images, labels, epochs)
-
-
-def train_feature_judge(images, labels, epochs=8, seed=4321):
-    """Train judge B on real pictures: a `FeatureJudge` in evaluation mode (`train_classifier`)."""
-    torch.manual_seed(seed)
-    return train_classifier(FeatureJudge(), images, labels, epochs)
-
-
 @torch.no_grad()
 def name_digits(judge, pictures, batch=1000):
-    """Ask a judge which digit each picture shows.
-
-    Args:
-        judge: a module from (n, 1, 28, 28) to (n, 10) logits, in evaluation mode.
-        pictures: float32 tensor (n, 1, 28, 28) with values in [0, 1].
-        batch: pictures per call.
-
-    Returns:
-        int64 tensor (n,), the digits 0 to 9.
-    """
+    """Ask a judge which of its classes each picture shows: (n, 1, 28, 28) in [0, 1] → (n,)."""
     return torch.cat([judge(part).argmax(1) for part in pictures.split(batch)])
 
 
 class ShapeJudge(nn.Sequential):
-    """A small classifier of the nine shapes: (n, 1, 28, 28) → (n, 9) logits (notebook 4)."""
+    """A small classifier of the nine shapes: (n, 1, 28, 28) → (n, 9) logits."""
 
     def __init__(self):
         super().__init__(
@@ -146,45 +107,23 @@ class ShapeJudge(nn.Sequential):
 
 
 def train_shape_judge(steps=1500, seed=99):
-    """Train a judge of shapes on fresh drawings whose grey values are read as probabilities.
-
-    Args:
-        steps: steps of 144 pictures, 16 of each prompt.
-        seed: for the weights and the drawings.
-
-    Returns:
-        A `ShapeJudge` in evaluation mode.
-    """
+    """Train a `ShapeJudge` on fresh drawings, 144 a step, whose greys are read as probabilities."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     judge = ShapeJudge()
-    optimizer = torch.optim.Adam(judge.parameters(), lr=1e-3, fused=True)
-    for _ in tqdm(range(steps), desc="judge"):
+
+    def loss(step):
         pictures, prompt_ids = draw_all_shapes(16, generator)
         pixels = pictures.bernoulli(generator=generator)[:, None]
-        loss = F.cross_entropy(judge(pixels), prompt_ids)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        return F.cross_entropy(judge(pixels), prompt_ids)
+
+    fit(judge.parameters(), loss, steps, rate=1e-3, name="judge", schedule=constant)
     return judge.eval()
 
 
 @torch.no_grad()
 def draw_balanced(model, inputs, digits, n=10_000, seed=0, temperature=1.0):
-    """Draw straight from the prior, the same number of pictures for every digit.
-
-    Args:
-        model: a generator in evaluation mode, with `latent` and `draw(inputs, z)`.
-        inputs: what it reads, as for embeddings a float32 tensor (m, 384).
-        digits: int64 tensor (m,), the digit that each input asks for.
-        n: pictures; each digit gets n / 10 of them, from inputs drawn at random among its own.
-        seed: for the choice of inputs and for the latents.
-        temperature: factor on the latents; only 1 draws from the prior.
-
-    Returns:
-        pictures: float32 tensor (n, 1, 28, 28) with values in [0, 1], digit by digit.
-        rows: int64 tensor (n,), which input each was drawn from; `digits[rows]` was asked for.
-    """
+    """Draw from the prior, as many of each digit: pictures (n, 1, 28, 28), rows of inputs (n,)."""
     generator = torch.Generator().manual_seed(seed)
     pictures, chosen = [], []
     for digit in range(10):
@@ -197,15 +136,7 @@ def draw_balanced(model, inputs, digits, n=10_000, seed=0, temperature=1.0):
 
 
 def prompt_accuracy(model, inputs, digits, judge, n=10_000, seed=0):
-    """Count how many pictures straight from the prior show the digit that was asked for.
-
-    Args:
-        model, inputs, digits, n, seed: see `draw_balanced`.
-        judge: see `name_digits`.
-
-    Returns:
-        The share of correct pictures over all, and a float32 tensor (10,) with the share per digit.
-    """
+    """Count what shows the digit asked for (`draw_balanced`): the share of all, (10,) per digit."""
     pictures, rows = draw_balanced(model, inputs, digits, n, seed)
     shares = (name_digits(judge, pictures) == digits[rows]).float().reshape(10, -1).mean(1)
     return shares.mean().item(), shares
@@ -220,15 +151,7 @@ def wilson_interval(share, n, z=1.96):
 
 
 def frechet_distance(real, drawn):
-    """Compare the Gaussians fitted to two sets of features (Heusel et al., 2017).
-
-    Args:
-        real, drawn: float64 tensors (n, d) and (m, d), such as `FeatureJudge.describe` gives.
-
-    Returns:
-        |mean difference|² + trace(A + B − 2·(A·B)^½) for the covariances A and B; 0 if both sets
-        have the same mean and covariance. In squared units of the features.
-    """
+    """Compare Gaussians fitted to features (n, d), (m, d), as FID does (Heusel et al., 2017)."""
     gap = real.mean(0) - drawn.mean(0)
     a, b = real.T.cov(), drawn.T.cov()
     sizes, axes = torch.linalg.eigh(a)
@@ -238,20 +161,7 @@ def frechet_distance(real, drawn):
 
 
 def kernel_distance(real, drawn, subsets=100, size=1000, seed=0):
-    """Estimate the squared MMD with a cubic kernel without bias, KID (Bińkowski et al., 2018).
-
-    Args:
-        real, drawn: float64 tensors (n, d) and (m, d).
-        subsets: how many random pairs of subsets are averaged.
-        size: rows in a subset.
-        seed: for the choice of rows.
-
-    Returns:
-        The mean over the subsets; about 0, possibly below, if both come from one distribution.
-
-    Raises:
-        ValueError: a set has fewer rows than a subset.
-    """
+    """Squared MMD of features (n, d), (m, d), cubic kernel: KID (Bińkowski et al., 2018)."""
     rows = min(len(real), len(drawn))
     if rows < size:
         raise ValueError(f"{rows} rows do not fill a subset of {size}: draw more, or lower size.")
@@ -267,21 +177,7 @@ def kernel_distance(real, drawn, subsets=100, size=1000, seed=0):
 
 
 def precision_recall_density_coverage(real, drawn, k=5):
-    """Ask who lies in whose neighbourhood (Kynkäänniemi et al., 2019; Naeem et al., 2020).
-
-    A neighbourhood is the ball around a point that reaches to its k-th nearest in its own set.
-
-    Args:
-        real, drawn: float64 tensors (n, d) and (m, d).
-        k: which neighbour sets the radius.
-
-    Returns:
-        precision: share of drawn points in some real neighbourhood.
-        recall: share of real points in some drawn neighbourhood.
-        density: real neighbourhoods that a drawn point lies in, on average, over k; about 1 if
-            both come from one distribution, and it can be larger.
-        coverage: share of real neighbourhoods with a drawn point in them.
-    """
+    """Of (n, d), (m, d) by k-th neighbours (Kynkäänniemi et al., 2019; Naeem et al., 2020)."""
     between = torch.cdist(real, drawn)                           # n×m
     real_radius = torch.cdist(real, real).kthvalue(k + 1).values    # n; the nearest is the point
     drawn_radius = torch.cdist(drawn, drawn).kthvalue(k + 1).values  # m
@@ -296,19 +192,7 @@ def precision_recall_density_coverage(real, drawn, k=5):
 
 
 def accuracy_after_training_on(pictures, digits, test_images, test_labels, epochs=8, seed=0):
-    """Train a small classifier on these pictures and test it on real ones (Ravuri & Vinyals, 2019).
-
-    The classifier is a fresh `DigitJudge`; it meets the pictures as bytes, like the real ones.
-
-    Args:
-        pictures: float32 tensor (n, 1, 28, 28) with values in [0, 1], drawn or real.
-        digits: int64 tensor (n,), what they should show.
-        test_images, test_labels: uint8 tensor (m, 28, 28) and int64 tensor (m,), real.
-        epochs, seed: how long it is trained, and the seed of its weights and order.
-
-    Returns:
-        The share of the real test pictures that it names correctly.
-    """
+    """Train on pictures (n, 1, 28, 28), test on real (m, 28, 28) (Ravuri and Vinyals, 2019)."""
     images = (pictures[:, 0] * 255).round().to(torch.uint8)
     torch.manual_seed(seed)
     student = train_classifier(DigitJudge(), images, digits, epochs)
@@ -316,16 +200,7 @@ def accuracy_after_training_on(pictures, digits, test_images, test_labels, epoch
 
 
 def nearest_pictures(pictures, others, batch=500):
-    """Find the nearest of other pictures for each picture.
-
-    Args:
-        pictures, others: float32 tensors (n, 1, 28, 28) and (m, 1, 28, 28).
-        batch: pictures compared at once.
-
-    Returns:
-        distances: float32 tensor (n,), Euclidean over the 784 pixels.
-        rows: int64 tensor (n,), which of the others is nearest.
-    """
+    """Find the nearest of others (m, 1, 28, 28): Euclidean distances (n,) and their rows (n,)."""
     flat = others.flatten(1)
     parts = pictures.flatten(1).split(batch)
     rows = torch.cat([torch.cdist(part, flat).argmin(1) for part in parts])
@@ -339,19 +214,7 @@ def binarise(images, seed=0):
 
 @torch.no_grad()
 def log_weights(model, pictures, inputs, samples, generator):
-    """Draw codes from the posterior and weigh them: log p(x|z, c) + log p(z) − log q(z|x, c).
-
-    Args:
-        model: a `ConvCVAE` in evaluation mode.
-        pictures: float32 tensor (n, 1, 28, 28) of zeros and ones.
-        inputs: embeddings (n, 384) of captions.
-        samples: codes for each picture.
-        generator: a `torch.Generator`, used up further.
-
-    Returns:
-        float32 tensor (samples, n) in nats. The mean over samples is the ELBO; `log_mean` of them
-        the tighter bound of Burda et al. (2016).
-    """
+    """log p(x|z, c) + log p(z) − log q(z|x, c) of sampled codes: (samples, n) nats."""
     condition = model.head(inputs)
     mean, log_variance = model.encode(pictures, condition)
     epsilon = torch.randn(samples, *mean.shape, generator=generator)
@@ -364,50 +227,13 @@ def log_weights(model, pictures, inputs, samples, generator):
 
 
 def log_mean(weights):
-    """Average in the space of probabilities: log weights (samples, n) → (n,) nats."""
+    """Average probabilities: log weights (samples, n) → (n,) nats (IWAE, Burda et al., 2016)."""
     return weights.logsumexp(0) - math.log(len(weights))
-
-
-def bounds_by_digit(model, picture, captions, samples, generator, glance=20, margin=15):
-    """Bound log p(x | caption) for one caption of every digit.
-
-    A first glance with few samples tells which digits the picture might show; only those within
-    `margin` nats of the best get all samples. The others keep what was seen, still a lower bound.
-    With nobody to say the digit, log p(x) is `log_mean` of the ten.
-
-    Args:
-        model: see `log_weights`.
-        picture: float32 tensor (1, 28, 28) of zeros and ones.
-        captions: embeddings (10, 384), one caption of every digit.
-        samples: codes for each likely digit.
-        generator: a `torch.Generator`, used up further.
-        glance: codes for the first look.
-        margin: nats.
-
-    Returns:
-        float32 tensor (10,) in nats.
-    """
-    ten = picture.expand(10, 1, 28, 28)
-    bounds = log_mean(log_weights(model, ten, captions, glance, generator))
-    likely = bounds > bounds.max() - margin
-    weights = log_weights(model, ten[likely], captions[likely], samples, generator)
-    bounds[likely] = log_mean(weights)
-    return bounds
 
 
 @torch.no_grad()
 def shape_accuracy_and_variety(model, judge, n=500):
-    """Judge what a generator of shapes draws straight from the prior, and how much it varies.
-
-    Args:
-        model: a generator in evaluation mode that reads tokens.
-        judge: a `ShapeJudge`.
-        n: pictures of each prompt.
-
-    Returns:
-        accuracies: float32 tensor (9,), the share of pixel-sampled pictures that show the prompt.
-        ratios: float32 tensor (9,), the variance of the mean pictures over that of the program's.
-    """
+    """Per prompt: share that a judge recognises (9,), variance over the program's (9,)."""
     tokens = CharacterTokenizer().encode(PROMPTS)
     z = torch.randn(n, model.latent, generator=torch.Generator().manual_seed(0))
     toss = torch.Generator().manual_seed(1)
@@ -418,3 +244,57 @@ def shape_accuracy_and_variety(model, judge, n=500):
         accuracies[k] = (named == k).float().mean()
         ratios[k] = pictures.var(0).mean() / draw_shapes(prompt, n, seed=5).var(0).mean()
     return accuracies, ratios
+
+
+def in_third(ranks, levels):
+    """Say whether ranks (n,) from 0 to 1 lie in the third that levels (n,) from -2 to 2 name."""
+    third = (ranks * 3).long().clamp(max=2) - 1
+    return third == levels.sign()
+
+
+@torch.no_grad()
+def draw_prompts(model, prompts, n, seed=0):
+    """Draw n pictures for each of m prompts, each from its own code: (m * n, 1, 28, 28)."""
+    inputs = sentence_encoder().encode(prompts).repeat_interleave(n, dim=0)
+    generator = torch.Generator().manual_seed(seed)
+    parts = inputs.split(1000)
+    z = [torch.randn(len(part), model.latent, generator=generator) for part in parts]
+    return torch.cat([model.draw(*pair) for pair in zip(parts, z, strict=True)])
+
+
+def fill_templates(name):
+    """Fill "styled" or "synonyms": (kind, place in `STYLES`, level, digit, template, prompt)."""
+    rows = []
+    for kind, answer, template in load_prompts(name):
+        style, level = answer.split()
+        for digit in range(10):
+            prompt = write_caption(template, digit, numeral=digit % 2 == 1)
+            rows.append((kind, STYLES.index(style), int(level), digit, template, prompt))
+    return rows
+
+
+def measure_templates(model, name, reference, judge, n=4):
+    """Draw n pictures of each prompt of `fill_templates`: shares in the requested third, of digits.
+
+    `reference` is a `strokes.Reference`, `judge` names digits.
+    """
+    rows = fill_templates(name)
+    pictures = draw_prompts(model, [row[-1] for row in rows], n)
+    rows = [row for row in rows for _ in range(n)]
+    kinds, places, levels, digits, templates, _ = zip(*rows, strict=True)
+    digits, rows = torch.tensor(digits), torch.arange(len(kinds))
+    ranks = reference.rank(pictures, digits)[rows, torch.tensor(places)]
+    hits = in_third(ranks, torch.tensor(levels)).float()
+    right = name_digits(judge, pictures) == digits
+    return {
+        "in the requested third": share_by(kinds, hits),
+        "by template": share_by(templates, hits),
+        "digit": round(right.float().mean().item(), 4),
+        "pictures": len(rows),
+    }
+
+
+def share_by(kinds, hits):
+    """Average hits (n,) over each of n kinds: a dict from kind to share."""
+    rows = {kind: torch.tensor([other == kind for other in kinds]) for kind in dict.fromkeys(kinds)}
+    return {kind: round(hits[rows[kind]].float().mean().item(), 4) for kind in rows}

@@ -1,25 +1,32 @@
-"""The generators: a first MLP (notebook 3), the shapes CVAE (4), the convolutional CVAE (7, 8, 11),
-and a latent flow (12).
+"""The generators: a first MLP (notebook 3), the shapes CVAE (4), the convolutional CVAE (7, 8, 11).
 
-Every generator has `latent`, the size of the vector that carries the variety, `reads`, what its
-prompts are turned into first ("characters" or "sentences"), and `draw(inputs, z)`.
+The latent flow of notebook 12 is in `helpers/flow.py`.
 """
-
-import math
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from helpers.characters import CharacterEncoder
+from helpers.text import CharacterEncoder
 
 
-class FirstGenerator(nn.Module):
-    """Prompt and noise in, picture out, trained with squared error (notebook 3).
+class Generator(nn.Module):
+    """What every generator has: `read` makes a condition, `paint` a picture from z and condition.
 
-    Args:
-        latent: size of the noise vector.
+    `latent` is the size of z, the vector that carries the variety.
     """
+
+    reads = "sentences"   # or "characters": what its prompts are turned into first
+    guided = False        # whether `paint` takes guidance and steps, as a flow does
+    reads_styles = False  # whether its head reads how to draw, besides what
+
+    def draw(self, inputs, z, **settings):
+        """Read inputs, paint z (n, latent): pictures (n, 1, 28, 28) in [0, 1]."""
+        return self.paint(z, self.read(inputs), **settings)
+
+
+class FirstGenerator(Generator):
+    """Prompt and noise in, picture out, trained with squared error (notebook 3)."""
 
     reads = "characters"
 
@@ -34,9 +41,13 @@ class FirstGenerator(nn.Module):
             nn.Unflatten(1, (1, 28, 28)),                                 # n×1×28×28
         )
 
-    def draw(self, tokens, z):
-        """Map tokens (n, 32) and noise (n, latent) to pictures (n, 1, 28, 28) in [0, 1]."""
-        return self.net(torch.cat([self.reader(tokens), z], dim=1))
+    def read(self, tokens):
+        """Map tokens (n, 32) to conditions (n, 64)."""
+        return self.reader(tokens)
+
+    def paint(self, z, condition):
+        """Map noise (n, latent) and conditions (n, 64) to pictures (n, 1, 28, 28) in [0, 1]."""
+        return self.net(torch.cat([condition, z], dim=1))
 
 
 def sample_posterior(mean, log_variance, generator=None):
@@ -51,64 +62,52 @@ def kl_divergence(mean, log_variance):
 
 
 def elbo_terms(logits, pictures, mean, log_variance):
-    """Compute both terms of the negative ELBO in nats per picture, averaged over the batch.
-
-    Args:
-        logits: float32 tensor (n, 1, 28, 28), Bernoulli logits of every pixel.
-        pictures: float32 tensor of the same shape with values in [0, 1].
-        mean, log_variance: the posterior, (n, latent) each.
-
-    Returns:
-        reconstruction and kl, two scalars; their sum is the negative ELBO.
-    """
+    """Reconstruction and KL, whose sum is the negative ELBO, in nats per picture: two scalars."""
     cross_entropy = F.binary_cross_entropy_with_logits(logits, pictures, reduction="none")
     return cross_entropy.sum((1, 2, 3)).mean(), kl_divergence(mean, log_variance).sum(1).mean()
 
 
-class PromptHead(nn.Module):
-    """Turn sentence embeddings into short condition vectors that forget the phrasing (notebook 7).
+class ScaledEmbeddings(nn.Module):
+    """What both heads do to embeddings (n, 384): centre and scale, and add noise in training."""
 
-    Centring and scaling make the components of the embedding about one in size; Gaussian noise in
-    training hides small differences between phrasings; a narrow, normalised output leaves room for
-    the digit and little else. An auxiliary layer reads the digit from that output.
-
-    Args:
-        output: size of the condition vector; its length is the square root of that.
-        noise: standard deviation of the noise in training.
-    """
-
-    def __init__(self, output=16, noise=1.0):
+    def __init__(self, noise):
         super().__init__()
         self.noise = noise
         self.register_buffer("centre", torch.zeros(384))
         self.register_buffer("scale", torch.ones(()))
-        self.net = nn.Sequential(
-            nn.Linear(384, 64), nn.ReLU(),  # n×64
-            nn.Linear(64, output),          # n×16
-        )
-        self.digit = nn.Linear(output, 10)  # auxiliary, for training
 
     def fit_scale(self, embeddings):
         """Measure centre and scale on the embeddings (n, 384) of the training captions."""
         self.centre.copy_(embeddings.mean(0))
         self.scale.copy_((embeddings - self.centre).square().mean().rsqrt())
 
-    def forward(self, embeddings, generator=None):
-        """Map embeddings (n, 384) to condition vectors (n, output); noise only in training."""
+    def prepare(self, embeddings, generator=None):
+        """Map embeddings (n, 384) to numbers (n, 384) of about one in size."""
         x = (embeddings - self.centre) * self.scale
         if self.training:
             x = x + self.noise * torch.randn(x.shape, generator=generator, device=x.device)
-        x = self.net(x)
+        return x
+
+
+class PromptHead(ScaledEmbeddings):
+    """Embeddings (n, 384) → conditions (n, output) that forget the phrasing (notebook 7)."""
+
+    def __init__(self, output=16, noise=1.0):
+        super().__init__(noise)
+        self.net = nn.Sequential(
+            nn.Linear(384, 64), nn.ReLU(),  # n×64
+            nn.Linear(64, output),          # n×16
+        )
+        self.digit = nn.Linear(output, 10)  # auxiliary, for training
+
+    def forward(self, embeddings, generator=None):
+        """Map embeddings (n, 384) to condition vectors (n, output) of length √output."""
+        x = self.net(self.prepare(embeddings, generator))
         return F.normalize(x, dim=1) * x.shape[1] ** 0.5
 
 
-class ShapesLayers(nn.Module):
-    """The layers of a `ShapesCVAE`.
-
-    Args:
-        latent: size of z.
-        strokes: pairs of row scores and column scores that the decoder adds up into strokes.
-    """
+class ShapesLayers(Generator):
+    """The layers of a `ShapesCVAE`; `strokes` pairs of row and column scores make a picture."""
 
     def __init__(self, latent=32, strokes=14):
         super().__init__()
@@ -151,28 +150,25 @@ class ShapesCVAE(ShapesLayers):
         z = sample_posterior(mean, log_variance, generator)
         return self.decode(z, condition), mean, log_variance
 
-    def draw(self, tokens, z):
-        """Map tokens (n, 32) and latents (n, latent) to mean pictures (n, 1, 28, 28) in [0, 1]."""
-        return self.decode(z, self.reader(tokens)).sigmoid()
+    def read(self, tokens):
+        """Map tokens (n, 32) to conditions (n, 64)."""
+        return self.reader(tokens)
+
+    def paint(self, z, condition):
+        """Map z (n, latent) and condition (n, 64) to mean pictures (n, 1, 28, 28) in [0, 1]."""
+        return self.decode(z, condition).sigmoid()
 
 
 def modulate(maps, film, condition):
-    """Scale and shift feature maps (n, c, h, w) as the condition says, if there is a `film`."""
+    """Scale and shift maps (n, c, h, w) as the condition says (FiLM, Perez et al., 2018)."""
     if film is None:
         return maps
     gain, shift = film(condition)[:, :, None, None].chunk(2, dim=1)  # n×c×1×1 each
     return maps * (1 + gain) + shift
 
 
-class ConvLayers(nn.Module):
-    """The layers of `ConvCVAE`, in the order in which a picture meets them (notebook 7).
-
-    Args:
-        latent: size of z.
-        condition: size of the condition vector.
-        film: whether the condition also modulates the decoder's feature maps (FiLM, Perez et al.,
-            2018); otherwise it is concatenated to z and nothing more.
-    """
+class ConvLayers(Generator):
+    """The layers of a `ConvCVAE`; with `film` the condition also modulates the feature maps."""
 
     def __init__(self, latent=20, condition=16, film=True):
         super().__init__()
@@ -199,12 +195,7 @@ class ConvLayers(nn.Module):
 
 
 class ConvCVAE(ConvLayers):
-    """Convolutional CVAE of digits, conditioned on a sentence (notebooks 7 and 8).
-
-    Takes the arguments of `ConvLayers`, which holds its layers; here are the ways through them.
-    """
-
-    reads = "sentences"
+    """Convolutional CVAE of digits, conditioned on a sentence (notebooks 7 and 8)."""
 
     def encode(self, pictures, condition):
         """Map pictures (n, 1, 28, 28), condition (n, 16) to mean, log variance (n, latent)."""
@@ -225,17 +216,17 @@ class ConvCVAE(ConvLayers):
         z = sample_posterior(mean, log_variance, generator)
         return self.decode(z, condition), mean, log_variance
 
-    def draw(self, embeddings, z):
-        """Map embeddings (n, 384) and latents (n, latent) to pictures (n, 1, 28, 28) in [0, 1]."""
-        return self.decode(z, self.head(embeddings)).sigmoid()
+    def read(self, embeddings, generator=None):
+        """Map embeddings (n, 384) to conditions (n, 16); the head is noisy only in training."""
+        return self.head(embeddings, generator)
+
+    def paint(self, z, condition):
+        """Map z (n, latent) and condition (n, 16) to mean pictures (n, 1, 28, 28) in [0, 1]."""
+        return self.decode(z, condition).sigmoid()
 
 
 class Proofreader(nn.Sequential):
-    """A quick classifier of digits, (n, 1, 28, 28) → (n, 10) logits (notebook 8).
-
-    It reads along while a `ConvCVAE` is trained, so it is no judge; its windows, strides and
-    activation are its own.
-    """
+    """A quick classifier, (n, 1, 28, 28) → (n, 10) logits; it reads along and is no judge."""
 
     def __init__(self):
         super().__init__(
@@ -246,46 +237,23 @@ class Proofreader(nn.Sequential):
         )
 
 
-class SentenceLayers(nn.Module):
-    """Two layers over centred and scaled sentence embeddings, with noise in training (notebook 11).
-
-    Centring, scaling and noise are those of `PromptHead`.
-
-    Args:
-        hidden: units of the first layer.
-        output: numbers that come out.
-        noise: standard deviation of the noise in training.
-    """
+class SentenceLayers(ScaledEmbeddings):
+    """Two layers over scaled embeddings, with noise in training: (n, 384) → (n, output)."""
 
     def __init__(self, hidden, output, noise):
-        super().__init__()
-        self.noise = noise
-        self.register_buffer("centre", torch.zeros(384))
-        self.register_buffer("scale", torch.ones(()))
+        super().__init__(noise)
         self.net = nn.Sequential(
             nn.Linear(384, hidden), nn.SiLU(),  # n×hidden
             nn.Linear(hidden, output),          # n×output
         )
 
-    def fit_scale(self, embeddings):
-        """Measure centre and scale on the embeddings (n, 384) of the training captions."""
-        self.centre.copy_(embeddings.mean(0))
-        self.scale.copy_((embeddings - self.centre).square().mean().rsqrt())
-
     def forward(self, embeddings, generator=None):
-        """Map embeddings (n, 384) to logits (n, output); noise only in training."""
-        x = (embeddings - self.centre) * self.scale
-        if self.training:
-            x = x + self.noise * torch.randn(x.shape, generator=generator, device=x.device)
-        return self.net(x)
+        """Map embeddings (n, 384) to logits (n, output)."""
+        return self.net(self.prepare(embeddings, generator))
 
 
 class StyleHead(nn.Module):
-    """Turn sentence embeddings into what they say: a digit and four graded attributes.
-
-    The condition is made of probabilities that can be read one by one: ten for the digit, and for
-    each attribute five for its levels and a sixth for "nothing said" (notebook 11).
-    """
+    """Embeddings (n, 384) → probabilities (n, 34) of ten digits and, for each style, six levels."""
 
     def __init__(self):
         super().__init__()
@@ -311,11 +279,9 @@ class StyleHead(nn.Module):
 
 
 class StyleCVAE(ConvCVAE):
-    """The `ConvCVAE` on a longer condition, and with a prior that depends on it (notebook 11).
+    """A `ConvCVAE` whose prior depends on a longer condition (Sohn et al., 2015; notebook 11)."""
 
-    Each component of a code is shifted and scaled as the condition says before it is decoded (the
-    conditional prior of Sohn et al., 2015, trained on what is drawn from it).
-    """
+    reads_styles = True
 
     def __init__(self, latent=20):
         super().__init__(latent, condition=34)
@@ -332,18 +298,13 @@ class StyleCVAE(ConvCVAE):
         mean, log_scale = self.prior(condition).chunk(2, dim=1)
         return mean + log_scale.exp() * z
 
-    def draw(self, embeddings, z):
-        """Map embeddings (n, 384) and latents (n, latent) to pictures (n, 1, 28, 28) in [0, 1]."""
-        condition = self.head(embeddings)
+    def paint(self, z, condition):
+        """Map z (n, latent) and condition (n, 34) to mean pictures (n, 1, 28, 28) in [0, 1]."""
         return self.decode(self.place(z, condition), condition).sigmoid()
 
 
 class Ruler(nn.Sequential):
-    """A quick estimate of thickness, slant, width and size as ranks: (n, 1, 28, 28) → (n, 4).
-
-    Unlike the measures in `helpers/strokes.py` it has gradients, so it can read along while a
-    `StyleCVAE` is trained. It judges nothing (notebook 11).
-    """
+    """A quick estimate of the four styles as ranks, with gradients: (n, 1, 28, 28) → (n, 4)."""
 
     def __init__(self):
         super().__init__(
@@ -353,183 +314,3 @@ class Ruler(nn.Sequential):
             nn.Linear(1568, 64), nn.SiLU(),                        # n×64
             nn.Linear(64, 4), nn.Sigmoid(),                        # n×4: ranks within the digit
         )
-
-
-class FlowBlock(nn.Module):
-    """A residual block whose normalised input is scaled and shifted by what is known (notebook 12).
-
-    Args:
-        width: numbers that go in and come out.
-    """
-
-    def __init__(self, width):
-        super().__init__()
-        self.norm = nn.LayerNorm(width, elementwise_affine=False)
-        self.film = nn.Linear(width, 2 * width)   # n×512
-        self.net = nn.Sequential(
-            nn.Linear(width, width), nn.SiLU(),   # n×256
-            nn.Linear(width, width),              # n×256
-        )
-
-    def forward(self, x, known):
-        """Map x (n, width) and what is known (n, width) to a new x (n, width)."""
-        gain, shift = self.film(known).chunk(2, dim=1)
-        return x + self.net(self.norm(x) * (1 + gain) + shift)
-
-
-def time_waves(t, waves=16):
-    """Write times (n,) from 0 to 1 as sines and cosines of rising frequency: (n, 2 * waves)."""
-    angles = t[:, None] * torch.logspace(0, 2, waves, device=t.device) * math.pi / 2
-    return torch.cat([angles.sin(), angles.cos()], dim=1)
-
-
-class Velocity(nn.Module):
-    """Where to move a point of a flow, given the time and a condition (notebook 12).
-
-    Args:
-        latent: size of the points.
-        condition: size of the condition; one of zeros means that nothing was said.
-        width, blocks: of the residual blocks.
-    """
-
-    def __init__(self, latent=24, condition=34, width=256, blocks=3):
-        super().__init__()
-        self.known = nn.Sequential(nn.Linear(32 + condition, width), nn.SiLU())  # n×256
-        self.enter = nn.Linear(latent, width)                                    # n×256
-        self.blocks = nn.ModuleList(FlowBlock(width) for _ in range(blocks))     # n×256
-        self.leave = nn.Linear(width, latent)                                    # n×24
-
-    def forward(self, x, t, condition):
-        """Map points (n, latent), times (n,) and conditions (n, 34) to velocities (n, latent)."""
-        known = self.known(torch.cat([time_waves(t), condition], dim=1))
-        x = self.enter(x)
-        for block in self.blocks:
-            x = block(x, known)
-        return self.leave(x)
-
-
-def guide(velocity, x, t, condition, guidance):
-    """Exaggerate what the condition changes (Ho and Salimans, 2022).
-
-    Args:
-        velocity: a `Velocity`.
-        x, t, condition: see its `forward`.
-        guidance: 0 ignores the condition, 1 follows it, more goes further.
-
-    Returns:
-        v₀ + guidance · (v − v₀), (n, latent), with v and v₀ the velocities with and without the
-        condition.
-    """
-    if guidance == 1:
-        return velocity(x, t, condition)
-    nothing = torch.zeros_like(condition)
-    both = velocity(x.repeat(2, 1), t.repeat(2), torch.cat([condition, nothing]))
-    told, untold = both.chunk(2)
-    return untold + guidance * (told - untold)
-
-
-def transport(velocity, x, condition, guidance=1.0, steps=20):
-    """Carry noise (n, latent) along the velocities from time 0 to 1 in equal Euler steps."""
-    for k in range(steps):
-        t = torch.full((len(x),), k / steps, device=x.device)
-        x = x + guide(velocity, x, t, condition, guidance) / steps
-    return x
-
-
-class FilmBlock(nn.Module):
-    """Two convolutions added to what comes in; a code modulates between them (notebook 12).
-
-    Args:
-        channels: of the feature maps, in and out.
-        code: size of the vector that modulates them (FiLM, Perez et al., 2018).
-    """
-
-    def __init__(self, channels, code=256):
-        super().__init__()
-        self.first = nn.Conv2d(channels, channels, 3, padding=1)
-        self.film = nn.Linear(code, 2 * channels)
-        self.second = nn.Conv2d(channels, channels, 3, padding=1)
-        nn.init.zeros_(self.second.weight)  # at first it changes nothing
-        nn.init.zeros_(self.second.bias)
-
-    def forward(self, maps, code):
-        """Map feature maps (n, c, h, w) and codes (n, code) to feature maps (n, c, h, w)."""
-        changed = modulate(self.first(F.silu(maps)), self.film, code)
-        return maps + self.second(F.silu(changed))
-
-
-class AutoencoderLayers(nn.Module):
-    """The layers of an `Autoencoder`, in the order in which a picture meets them (notebook 12).
-
-    Args:
-        latent: size of the code.
-    """
-
-    def __init__(self, latent=24):
-        super().__init__()
-        self.convolutions = nn.Sequential(
-            nn.Conv2d(1, 32, 3, stride=2, padding=1), nn.SiLU(),        # n×32×14×14
-            nn.Conv2d(32, 64, 3, stride=2, padding=1), nn.SiLU(),       # n×64×7×7
-            nn.Flatten(),                                               # n×3136
-        )
-        self.posterior = nn.Sequential(
-            nn.Linear(3136, 256), nn.SiLU(),                            # n×256
-            nn.Linear(256, 2 * latent),                                 # n×48
-        )
-        self.widen = nn.Sequential(nn.Linear(latent, 256), nn.SiLU())   # n×256
-        self.expand = nn.Linear(256, 3136)                              # n×3136
-        self.block1 = FilmBlock(64)                                     # n×64×7×7
-        self.up1 = nn.ConvTranspose2d(64, 32, 4, stride=2, padding=1)   # n×32×14×14
-        self.block2 = FilmBlock(32)                                     # n×32×14×14
-        self.up2 = nn.ConvTranspose2d(32, 16, 4, stride=2, padding=1)   # n×16×28×28
-        self.ink = nn.Conv2d(16, 1, 3, padding=1)                       # n×1×28×28
-
-
-class Autoencoder(AutoencoderLayers):
-    """A VAE that knows no prompt: pictures to codes, codes to sharp pictures (notebook 12)."""
-
-    def encode(self, pictures):
-        """Map pictures (n, 1, 28, 28) to mean and log variance of the posterior, (n, latent)."""
-        return self.posterior(self.convolutions(pictures)).chunk(2, dim=1)
-
-    def decode(self, z):
-        """Map codes (n, latent) to pictures (n, 1, 28, 28), which may leave [0, 1] a little."""
-        code = self.widen(z)
-        maps = self.block1(self.expand(code).view(-1, 64, 7, 7), code)
-        maps = self.block2(self.up1(F.silu(maps)), code)
-        return self.ink(F.silu(self.up2(F.silu(maps))))
-
-
-class LatentFlow(nn.Module):
-    """Text to image in miniature: a reader, a flow among codes, an autoencoder (notebook 12).
-
-    A rectified flow (Liu et al., 2023) in the latent space of an autoencoder, as in latent
-    diffusion (Rombach et al., 2022), guided without a classifier (Ho and Salimans, 2022).
-
-    Args:
-        latent: size of the autoencoder's code, and of the noise that the flow starts from.
-    """
-
-    reads = "sentences"
-    guidance, steps = 1.3, 50  # of `draw`, unless told
-
-    def __init__(self, latent=24):
-        super().__init__()
-        self.latent = latent
-        self.head = StyleHead()                               # n×34
-        self.velocity = Velocity(latent)                      # n×24
-        self.autoencoder = Autoencoder(latent)                # n×1×28×28
-        self.register_buffer("centre", torch.zeros(latent))   # of the codes of real pictures
-        self.register_buffer("scale", torch.ones(latent))
-
-    def place(self, z, condition, guidance=guidance, steps=steps):
-        """Carry noise z (n, latent) to a code for each condition (n, 34)."""
-        return self.centre + self.scale * transport(self.velocity, z, condition, guidance, steps)
-
-    def paint(self, z, condition, guidance=guidance, steps=steps):
-        """Turn noise (n, latent) and conditions (n, 34) into pictures (n, 1, 28, 28) in [0, 1]."""
-        return self.autoencoder.decode(self.place(z, condition, guidance, steps)).clamp(0, 1)
-
-    def draw(self, embeddings, z, guidance=guidance, steps=steps):
-        """Map embeddings (n, 384) and noise (n, latent) to pictures (n, 1, 28, 28) in [0, 1]."""
-        return self.paint(z, self.head(embeddings), guidance, steps)

@@ -1,15 +1,18 @@
-"""Pictures and curves in one house style: dark ink on white paper, labels that fit."""
+"""Pictures, curves and tables in one house style: dark ink on white paper, labels that fit."""
 
+import io
+import math
 import textwrap
 from pathlib import Path
 
 import matplotlib.pyplot as plt
-import numpy as np
 import torch
+import torch.nn.functional as F
 from PIL import Image
 
-from helpers.files import write_whole
+from helpers import write_whole
 
+GAP = 2  # white pixels between pictures
 REAL, GENERATED, HELD_OUT = "black", "#1f77b4", "#e6862a"  # one colour for one thing
 
 plt.rcParams.update(
@@ -29,54 +32,31 @@ plt.rcParams.update(
 )
 
 
-def tile(pictures, columns, gap=2):
-    """Lay n pictures of one size out on white paper, row by row, dark ink.
+def tile(pictures, columns):
+    """Lay pictures out on white paper, dark ink: uint8 array (rows, columns of pixels).
 
-    Args:
-        pictures: tensor (n, h, w) or (n, 1, h, w), 1 is ink: bool or float in [0, 1], or uint8
-            from 0 to 255 as MNIST has it.
-        columns: pictures in a row, at least 1.
-        gap: white pixels between pictures.
-
-    Returns:
-        uint8 array (rows, columns of pixels), 255 is paper.
-
-    Raises:
-        ValueError: the tensor does not hold pictures, or columns is below 1.
+    They are (n, h, w) or (n, 1, h, w), 1 is ink: bool or float in [0, 1], or uint8 as in MNIST.
     """
     pictures = torch.as_tensor(pictures).detach().cpu()
     pictures = pictures / 255 if pictures.dtype == torch.uint8 else pictures.float()
     if pictures.dim() == 4 and pictures.shape[1] == 1:
         pictures = pictures[:, 0]
     if pictures.dim() != 3 or not len(pictures):
-        raise ValueError(
-            f"Pictures have shape (n, h, w) or (n, 1, h, w), not {tuple(pictures.shape)}."
-        )
+        shape = tuple(pictures.shape)
+        raise ValueError(f"Pictures have shape (n, h, w) or (n, 1, h, w), not {shape}.")
     if columns < 1:
         raise ValueError(f"columns is {columns}: ask for at least one picture in a row.")
-    n, height, width = pictures.shape
-    rows = -(-n // columns)
-    paper = np.full((rows * (height + gap) - gap, columns * (width + gap) - gap), 255, np.uint8)
-    ink = ((1 - pictures.clamp(0, 1)) * 255).round().to(torch.uint8).numpy()
-    for i, picture in enumerate(ink):
-        top, left = (i // columns) * (height + gap), (i % columns) * (width + gap)
-        paper[top : top + height, left : left + width] = picture
-    return paper
+    rows = -(-len(pictures) // columns)
+    blank = pictures.new_zeros(rows * columns - len(pictures), *pictures.shape[1:])
+    sheet = F.pad(torch.cat([pictures.clamp(0, 1), blank]), (0, GAP, 0, GAP))
+    sheet = sheet.unflatten(0, (rows, columns)).permute(0, 2, 1, 3).flatten(2).flatten(0, 1)
+    return ((1 - sheet[:-GAP, :-GAP]) * 255).round().to(torch.uint8).numpy()
 
 
 def show_grid(pictures, labels=(), columns=None, title=None, *, column_labels=(), size=0.75):
-    """Show pictures as a grid with a label beside each row.
+    """Show pictures (see `tile`), sorted row by row, as a grid with a label beside each row.
 
-    Args:
-        pictures: tensor (n, h, w) or (n, 1, h, w) with values in [0, 1], sorted row by row.
-        labels: one text for each row; without them there is one row unless `columns` is given.
-        columns: pictures in a row; by default n divided by the number of labels.
-        title: a line above the grid.
-        column_labels: one short text above each column.
-        size: inches from one picture to the next.
-
-    Raises:
-        ValueError: the pictures do not fill one row for each label.
+    Without labels there is one row unless `columns` is given; `size` is the inches of a picture.
     """
     pictures = torch.as_tensor(pictures)
     columns = columns or len(pictures) // max(len(labels), 1)
@@ -93,7 +73,7 @@ def show_grid(pictures, labels=(), columns=None, title=None, *, column_labels=()
     bottom, end = paper.shape[0] - 0.5, paper.shape[1] - 0.5
     sharp = paper.repeat(4, 0).repeat(4, 1)
     ax.imshow(sharp, cmap="gray", vmin=0, vmax=255, extent=(-0.5, end, bottom, -0.5))
-    down, right = (side + 2 for side in pictures.shape[-2:])  # from one picture to the next
+    down, right = (side + GAP for side in pictures.shape[-2:])  # from one picture to the next
     frame = {"color": "0.85", "linewidth": 0.8, "clip_on": False}  # where each paper ends
     ax.hlines([i * down - 1.5 for i in range(rows + 1)], -1.5, end + 1, **frame)
     ax.vlines([i * right - 1.5 for i in range(columns + 1)], -1.5, bottom + 1, **frame)
@@ -108,15 +88,7 @@ def show_grid(pictures, labels=(), columns=None, title=None, *, column_labels=()
 
 
 def show_curves(curves, xlabel, ylabel, title=None, *, log=False, colors=None):
-    """Draw named curves over one axis.
-
-    Args:
-        curves: a dict from name to a sequence of y values, or to a pair (x values, y values).
-        xlabel, ylabel: what the axes show, with units.
-        title: a line above.
-        log: whether the y axis is logarithmic.
-        colors: a dict from name to colour, for those that mean something.
-    """
+    """Draw a dict from name to y values, or to a pair (x values, y values), over one axis."""
     _, ax = plt.subplots(figsize=(7, 3), layout="constrained")
     for name, curve in curves.items():
         x, y = curve if isinstance(curve, tuple) else (range(1, len(curve) + 1), curve)
@@ -128,28 +100,28 @@ def show_curves(curves, xlabel, ylabel, title=None, *, log=False, colors=None):
 
 
 def save_gif(frames, path, columns, seconds=0.4, zoom=3):
-    """Write an animation, one grid of pictures per frame; the last frame stays longest.
-
-    Args:
-        frames: a list of tensors (n, h, w) or (n, 1, h, w) with values in [0, 1].
-        path: where to write; the file appears only when it is complete.
-        columns: pictures in a row.
-        seconds: how long a frame stays.
-        zoom: pixels on the screen per pixel of a picture.
-
-    Returns:
-        The path.
-
-    Raises:
-        ValueError: there is no frame, or a frame does not hold pictures.
-    """
+    """Write an animation, one `tile` per frame, the last of which stays longest: its path."""
     if not len(frames):
         raise ValueError("An animation needs at least one frame.")
     images = [Image.fromarray(tile(frame, columns)) for frame in frames]
     images = [i.resize((i.width * zoom, i.height * zoom), Image.NEAREST) for i in images]
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     durations = [int(seconds * 1000)] * (len(images) - 1) + [int(seconds * 5000)]
     rest = {"save_all": True, "append_images": images[1:], "duration": durations, "loop": 0}
-    write_whole(path, lambda beside: images[0].save(beside, "GIF", **rest))
+    path, gif = Path(path), io.BytesIO()
+    images[0].save(gif, "GIF", **rest)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, gif.getvalue())
     return path
+
+
+def does_it_hold(rows):
+    """Print a table of name: (value, low, high); AssertionError names the values outside."""
+    outside = [name for name, (value, low, high) in rows.items() if not low <= value <= high]
+    width = max(map(len, rows))
+    for name, (value, low, high) in rows.items():
+        within = f"{low:.4g} to {high:.4g}" if high < math.inf else f"at least {low:.4g}"
+        within = within if low > -math.inf else f"at most {high:.4g}"
+        verdict = "NOT OK" if name in outside else "ok"
+        print(f"{name:{width}}  {float(value):>9.4g}   {within:22}  {verdict}")
+    if outside:
+        raise AssertionError(f"Another machine, or a change, shows in: {', '.join(outside)}.")

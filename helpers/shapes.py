@@ -103,19 +103,7 @@ PROMPTS = tuple(DRAW)
 
 
 def draw_shapes(prompt, n=1, seed=0):
-    """Draw n pictures of one prompt.
-
-    Args:
-        prompt: one of the nine in `PROMPTS`.
-        n: how many pictures, at least 1.
-        seed: a whole number, or a `torch.Generator` that is to be used up further.
-
-    Returns:
-        float32 tensor (n, 28, 28) with values in [0, 1]; 1 is ink.
-
-    Raises:
-        ValueError: the prompt is not one of the nine, or n is below 1.
-    """
+    """Draw n pictures of a prompt of `PROMPTS`, by a seed or `torch.Generator`: (n, 28, 28)."""
     if prompt not in DRAW:
         raise ValueError(f"{prompt!r} is not one of the nine prompts: {', '.join(PROMPTS)}.")
     if not isinstance(n, int) or isinstance(n, bool) or n < 1:
@@ -125,27 +113,13 @@ def draw_shapes(prompt, n=1, seed=0):
 
 
 def draw_all_shapes(per_prompt, generator):
-    """Draw fresh pictures of every prompt, sorted by prompt.
-
-    Args:
-        per_prompt: how many pictures of each prompt.
-        generator: a `torch.Generator`, used up further.
-
-    Returns:
-        pictures: float32 tensor (9 * per_prompt, 28, 28) with values in [0, 1].
-        prompt_ids: int64 tensor (9 * per_prompt,), places in `PROMPTS`.
-    """
+    """Draw pictures of every prompt, sorted: (9 * per_prompt, 28, 28), places in `PROMPTS`."""
     pictures = torch.cat([draw_shapes(prompt, per_prompt, generator) for prompt in PROMPTS])
     return pictures, torch.arange(len(PROMPTS)).repeat_interleave(per_prompt)
 
 
 class ShapesDataset(Dataset):
-    """Nine prompts, drawn on the fly: item i is always the same picture.
-
-    Args:
-        per_prompt: pictures of each prompt; the length is nine times that.
-        seed: a whole number; another one gives other pictures.
-    """
+    """Nine prompts, drawn on the fly, `per_prompt` each: item i is always the same picture."""
 
     def __init__(self, per_prompt=500, seed=0):
         self.per_prompt = per_prompt

@@ -4,8 +4,6 @@ The definitions are those of Morpho-MNIST (Castro et al., 2019).
 """
 
 import contextlib
-import hashlib
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -15,12 +13,13 @@ from scipy.ndimage import distance_transform_edt
 from skimage.morphology import skeletonize
 from tqdm.auto import tqdm
 
-from helpers.files import write_whole
-from helpers.mnist import DATA, load_mnist, to_float
+from helpers import write_whole
+from helpers.mnist import DATA, load_mnist, load_splits, to_float
 
 ATTRIBUTES = ("thickness", "slant", "width", "height")
 SCALE = 4  # how far a picture is enlarged before its skeleton is sought
 LEFT_OUT = 0.02  # share of the ink outside the box, half of it on either side
+EDGES = (0.12, 0.36, 0.64, 0.88)  # ranks at which one level ends and the next begins
 
 
 def enlarge(pictures):
@@ -30,11 +29,7 @@ def enlarge(pictures):
 
 
 def measure_thickness(picture):
-    """Measure one enlarged picture (114, 114): twice the mean reach along the skeleton, in pixels.
-
-    The skeleton is the middle line of the ink, and the reach of a point is its distance to the
-    nearest paper. The unit is the pixel of the small picture.
-    """
+    """Twice the mean reach along the skeleton of one enlarged picture (114, 114), in pixels."""
     ink = (picture > picture.max() / 2).numpy()
     if not ink.any():
         return 0.0
@@ -43,11 +38,7 @@ def measure_thickness(picture):
 
 
 def measure_slant(pictures):
-    """Measure the shear of pictures (n, 28, 28) from their moments: (n,) degrees, + is right.
-
-    The covariance of row and column over the variance of the row is how far the ink moves to the
-    side on its way down.
-    """
+    """Measure the shear of pictures (n, 28, 28) from their moments: (n,) degrees, + is right."""
     ink = pictures / pictures.sum((1, 2), keepdim=True).clamp(min=1e-9)
     rows, columns = torch.arange(28.0)[:, None], torch.arange(28.0)
     row, column = (ink * rows).sum((1, 2)), (ink * columns).sum((1, 2))
@@ -57,15 +48,7 @@ def measure_slant(pictures):
 
 
 def extent(places, pictures):
-    """Find how far the ink reaches along one direction, without the outermost specks.
-
-    Args:
-        places: float32 tensor (n, 28, 28), where each pixel lies along that direction.
-        pictures: float32 tensor (n, 28, 28).
-
-    Returns:
-        (n,) pixels; one hundredth of the ink is left out at either end, and 0 is no ink at all.
-    """
+    """How far ink (n, 28, 28) reaches along `places`, outermost specks left out: (n,) pixels."""
     places, order = places.flatten(1).sort(dim=1)
     ink = pictures.flatten(1).gather(1, order).cumsum(1)
     ends = ink[:, -1:] * torch.tensor([LEFT_OUT / 2, 1 - LEFT_OUT / 2])
@@ -75,15 +58,7 @@ def extent(places, pictures):
 
 
 def measure_box(pictures, slant):
-    """Measure the box around the ink that leans as the digit does: width and height in pixels.
-
-    Args:
-        pictures: float32 tensor (n, 28, 28).
-        slant: (n,) degrees, so that a leaning digit is not taken for a wide one.
-
-    Returns:
-        width and height, (n,) each.
-    """
+    """Width and height, (n,) pixels each, of a box around the ink that leans by `slant` (n,)."""
     rows = torch.arange(28.0)[:, None].expand(28, 28)
     columns = torch.arange(28.0).expand(28, 28)
     straight = columns + (slant.deg2rad().tan()[:, None, None] * (rows - 13.5))
@@ -91,22 +66,13 @@ def measure_box(pictures, slant):
 
 
 def measure_strokes(pictures):
-    """Measure how digits are drawn (Castro et al., 2019), about 0.6 ms a picture.
+    """Measure the `ATTRIBUTES` of pictures (n, 1, 28, 28), about 0.6 ms each: (n, 4).
 
-    Args:
-        pictures: float32 tensor (n, 1, 28, 28) with values in [0, 1], real or drawn.
-
-    Returns:
-        float32 tensor (n, 4), see `ATTRIBUTES`: thickness in pixels, slant in degrees (positive
-        leans right), width and height in pixels. A picture without ink measures 0 throughout.
-
-    Raises:
-        ValueError: the tensor has another shape.
+    Pixels, and for the slant degrees to the right; 0 without ink. ValueError for another shape.
     """
     if pictures.dim() != 4 or pictures.shape[1:] != (1, 28, 28):
-        raise ValueError(
-            f"Pictures have shape (n, 1, 28, 28), not {tuple(pictures.shape)}: reshape them."
-        )
+        shape = tuple(pictures.shape)
+        raise ValueError(f"Pictures have shape (n, 1, 28, 28), not {shape}: reshape them.")
     thickness = []
     for part in tqdm(pictures.split(500), "measuring", disable=len(pictures) < 5000, leave=False):
         thickness += [measure_thickness(picture) for picture in enlarge(part)]
@@ -115,31 +81,54 @@ def measure_strokes(pictures):
 
 
 def measure_styles(strokes):
-    """Turn measures (n, 4) into what words name: thickness, slant, width, size, (n, 4).
-
-    The size is the side of a square as large as the box, in pixels. The height alone says little:
-    MNIST is scaled so that most digits are 20 pixels high.
-    """
+    """Turn measures (n, 4) into thickness, slant, width, and size: the root of the box's area."""
     return torch.cat([strokes[:, :3], (strokes[:, 2:3] * strokes[:, 3:]).sqrt()], dim=1)
 
 
-def load_strokes(train=True, data=DATA):
-    """Measure all of MNIST once; keep the measures in `data/unpacked/`, which git ignores.
+def load_strokes(train=True):
+    """Measure the 60,000 training or 10,000 test pictures of MNIST once: see `measure_strokes`.
 
-    Args:
-        train: True for the 60,000 training pictures, False for the 10,000 test pictures.
-        data: see `load_mnist`.
-
-    Returns:
-        float32 tensor (60000 or 10000, 4), see `measure_strokes`.
+    They are kept in `data/measured/`, which git ignores; when they are read, some of the pictures
+    are measured anew, and if one of these differs, all are.
     """
-    recipe = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:16]  # of these very lines
-    path = Path(data) / "unpacked" / f"strokes-{'train' if train else 'test'}-{recipe}.safetensors"
-    try:
-        return load(path.read_bytes())["strokes"]
-    except (OSError, SafetensorError, KeyError):  # not there yet, or damaged: measure anew
-        images, _ = load_mnist(train, data)
-        strokes = measure_strokes(to_float(images))
-        with contextlib.suppress(OSError):  # read-only or full: they are measured at every call
-            write_whole(path, save({"strokes": strokes}))
-        return strokes
+    pictures = to_float(load_mnist(train)[0])
+    path = DATA / "measured" / f"strokes-{'train' if train else 'test'}.safetensors"
+    with contextlib.suppress(OSError, SafetensorError, KeyError):  # not there yet, or damaged
+        kept = load(path.read_bytes())["strokes"]
+        whole = kept.shape == (len(pictures), 4) and kept.isfinite().all()
+        if whole and torch.equal(kept[::499], measure_strokes(pictures[::499])):
+            return kept
+    strokes = measure_strokes(pictures)
+    with contextlib.suppress(OSError):  # read-only or full: they are measured at every call
+        path.parent.mkdir(exist_ok=True)
+        write_whole(path, save({"strokes": strokes}))
+    return strokes
+
+
+def rank_within_digit(measures, digits, reference, reference_digits):
+    """Which share of the reference pictures of the same digit measures less: (n, k), 0 to 1."""
+    ranks = torch.empty_like(measures)
+    for digit in range(10):
+        theirs = reference[reference_digits == digit].T.sort(dim=1).values.contiguous()
+        ours = measures[digits == digit].T.contiguous()
+        below = torch.searchsorted(theirs, ours) + torch.searchsorted(theirs, ours, right=True)
+        ranks[digits == digit] = (below / 2 / theirs.shape[1]).T
+    return ranks
+
+
+def level_of(ranks):
+    """Turn ranks from 0 to 1 into levels from -2 to 2, int64 of the same shape."""
+    return torch.bucketize(ranks, torch.tensor(EDGES)) - 2
+
+
+class Reference:
+    """The real training pictures that drawings are ranked among: digits (n,), measures (n, 4)."""
+
+    def __init__(self):
+        _, self.digits = load_splits()["train"]
+        self.measures = measure_styles(load_strokes()[: len(self.digits)])
+
+    def rank(self, pictures, digits):
+        """Measure pictures (n, 1, 28, 28) that should show digits (n,): ranks (n, 4)."""
+        measures = measure_styles(measure_strokes(pictures))
+        return rank_within_digit(measures, digits, self.measures, self.digits)

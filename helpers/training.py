@@ -1,9 +1,8 @@
-"""Training a CVAE: annealing, schedule, averaged weights, history, stop and resume (notebook 8)."""
+"""Training: batches, a plain fit, the CVAE's loop with stop and resume (notebooks 3, 7 and 8)."""
 
-import contextlib
 import copy
 import csv
-import hashlib
+import io
 import json
 import math
 import time
@@ -11,34 +10,57 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from tqdm.auto import tqdm
 
-from helpers.characters import CharacterTokenizer
-from helpers.files import write_whole, writing
+from helpers import write_whole
 from helpers.mnist import to_float
 from helpers.models import Proofreader, elbo_terms
 from helpers.shapes import PROMPTS, draw_all_shapes
+from helpers.text import CharacterTokenizer
 
-# How the released checkpoints are trained; the batches are in helpers/release.py.
+# How the released checkpoints are trained, see checkpoints/recipes.
 SHAPES_RECIPE = {"epochs": 80, "steps": 90, "beta": 4.0, "share": 0.5, "rate": 2e-3, "seed": 0}
 MNIST_RECIPE = {"epochs": 12, "steps": 220, "beta": 1.0, "share": 0.3, "rate": 3e-3, "seed": 0}
 
 
+def check_loss(loss, step):
+    """Stop a training whose loss is no number any more, with a sentence that says what to do."""
+    if not math.isfinite(loss):
+        raise FloatingPointError(f"The loss is {loss} at step {step}: lower the learning rate.")
+
+
+def one_cycle(optimizer, rate, steps):
+    """Raise the learning rate to `rate` and let it fall again (Smith and Topin, 2018)."""
+    return torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=steps)
+
+
+def constant(optimizer, rate, steps):
+    """Leave the learning rate where it is: at `rate`, which the optimiser was made with."""
+    return torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
+
+
+def fit(parameters, loss_of, steps, rate, name="", schedule=one_cycle):
+    """Minimise `loss_of(step)` with Adam, under a bar if it has a name: the loss of each step."""
+    optimizer = torch.optim.Adam(parameters, lr=rate, fused=True)
+    schedule = schedule(optimizer, rate, steps)
+    losses = []
+    for step in (bar := tqdm(range(steps), desc=name, disable=not name)):
+        loss = loss_of(step)
+        losses.append(loss.item())
+        check_loss(losses[-1], step)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+        if step % 20 == 0:
+            bar.set_postfix(loss=f"{losses[-1]:.4g}", refresh=False)
+    return losses
+
+
 def shape_batches(tokens, per_prompt, batch, generator):
-    """Draw one epoch of fresh shapes in random order.
-
-    Args:
-        tokens: int64 tensor (9, 32), the nine prompts as tokens.
-        per_prompt: pictures of each prompt.
-        batch: pictures in a batch; an incomplete last batch is left out.
-        generator: a `torch.Generator`, used up further.
-
-    Yields:
-        pictures (batch, 1, 28, 28) in [0, 1], tokens (batch, 32).
-    """
+    """Draw one epoch of fresh shapes: yield pictures (batch, 1, 28, 28), tokens (batch, 32)."""
     pictures, prompt_ids = draw_all_shapes(per_prompt, generator)
     order = torch.randperm(len(pictures), generator=generator)
     for rows in order[: len(order) // batch * batch].split(batch):
@@ -46,18 +68,7 @@ def shape_batches(tokens, per_prompt, batch, generator):
 
 
 def caption_batches(images, labels, embeddings, batch, generator):
-    """Go once through MNIST in random order, with a random caption for every picture.
-
-    Args:
-        images: uint8 tensor (n, 28, 28).
-        labels: int64 tensor (n,).
-        embeddings: float32 tensor (10, c, 384): c encoded captions for each digit.
-        batch: pictures in a batch; an incomplete last batch is left out.
-        generator: a `torch.Generator`, used up further.
-
-    Yields:
-        pictures (batch, 1, 28, 28) in [0, 1], embeddings (batch, 384).
-    """
+    """Yield pictures (batch, 1, 28, 28), each with one of its digit's captions (10, c, 384)."""
     order = torch.randperm(len(images), generator=generator)
     for rows in order[: len(order) // batch * batch].split(batch):
         digits = labels[rows]
@@ -66,18 +77,7 @@ def caption_batches(images, labels, embeddings, batch, generator):
 
 
 def toss_pixels(batches, generator):
-    """Make every pixel black or white, with its grey level as the probability of white.
-
-    A picture is tossed anew whenever it comes by (dynamic binarisation, Salakhutdinov and Murray,
-    2008), so that the Bernoulli cross entropy is a likelihood.
-
-    Args:
-        batches: yields pictures (n, 1, 28, 28) in [0, 1] and their inputs.
-        generator: a `torch.Generator`, used up further.
-
-    Yields:
-        pictures (n, 1, 28, 28) of zeros and ones, and the inputs as they are.
-    """
+    """Toss each pixel anew, grey as the chance of ink (Salakhutdinov and Murray, 2008)."""
     for pictures, inputs in batches:
         yield pictures.bernoulli(generator=generator), inputs
 
@@ -88,22 +88,7 @@ def group_by_digit(embeddings, digits):
 
 
 def train_head(head, embeddings, digits, steps=1500, batch=256, rate=2e-3, seed=0):
-    """Teach a prompt head to read the digit and to forget the phrasing, then freeze it.
-
-    The loss is the cross entropy of the auxiliary layer plus the squared distance between each
-    condition vector and the mean of its digit in the batch.
-
-    Args:
-        head: a `PromptHead`; its weights are changed and then frozen.
-        embeddings: float32 tensor (n, 384), encoded training captions.
-        digits: int64 tensor (n,), what they name.
-        steps, batch, rate: how long, how many captions a step, and the first learning rate, which
-            falls in a straight line to 0.
-        seed: for the order and the noise.
-
-    Returns:
-        A list with the loss of each step.
-    """
+    """Teach a prompt head to read digits (n,) from embeddings (n, 384), then freeze it."""
     generator = torch.Generator().manual_seed(seed)
     head.fit_scale(embeddings)
     head.train()
@@ -127,47 +112,26 @@ def train_head(head, embeddings, digits, steps=1500, batch=256, rate=2e-3, seed=
 
 
 def train_classifier(classifier, images, labels, epochs, batch=128):
-    """Train a classifier of digits, each batch shifted by up to two pixels.
-
-    Order, shifts and dropout come from torch's global generator: seed it before the weights are
-    made.
-
-    Args:
-        classifier: a module from (n, 1, 28, 28) to (n, 10) logits; its weights are changed.
-        images: uint8 tensor (n, 28, 28).
-        labels: int64 tensor (n,).
-        epochs: passes over the pictures.
-        batch: pictures per step.
-
-    Returns:
-        The classifier in evaluation mode.
-
-    Raises:
-        ValueError: there are fewer pictures than one batch.
-        FloatingPointError: the loss is not a number any more.
-    """
+    """Train a classifier of digits (n, 28, 28), shifted a little; seed torch's global generator."""
     if len(images) < batch:
         raise ValueError(f"{len(images)} pictures do not fill a batch of {batch}: give more.")
-    optimizer = torch.optim.Adam(classifier.parameters(), fused=True)
-    steps = epochs * (len(images) // batch)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=3e-3, total_steps=steps)
-    with tqdm(total=steps, desc="classifier") as bar:
-        for _ in range(epochs):
-            for rows in torch.randperm(len(images))[: steps // epochs * batch].split(batch):
-                shift = torch.randint(-2, 3, (2,)).tolist()
-                pictures = to_float(images[rows]).roll(shift, dims=(2, 3))
-                loss = F.cross_entropy(classifier(pictures), labels[rows])
-                check_loss(loss.item(), schedule.last_epoch)
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                schedule.step()
-                bar.update()
+    batches = len(images) // batch
+    order = []
+
+    def loss(step):
+        if step % batches == 0:
+            order[:] = torch.randperm(len(images))[: batches * batch].split(batch)
+        rows = order[step % batches]
+        shift = torch.randint(-2, 3, (2,)).tolist()
+        pictures = to_float(images[rows]).roll(shift, dims=(2, 3))
+        return F.cross_entropy(classifier(pictures), labels[rows])
+
+    fit(classifier.parameters(), loss, epochs * batches, 3e-3, "classifier")
     return classifier.eval()
 
 
 def train_proofreader(images, labels, epochs=2, seed=77):
-    """Train a `Proofreader` on real training pictures, uint8 (n, 28, 28), and freeze it."""
+    """Train a `Proofreader` on real pictures, uint8 (n, 28, 28), and freeze it."""
     torch.manual_seed(seed)
     proofreader = train_classifier(Proofreader(), images, labels, epochs, batch=250)
     proofreader.zero_grad()
@@ -175,22 +139,7 @@ def train_proofreader(images, labels, epochs=2, seed=77):
 
 
 def proofread(model, inputs, generator, proofreader, n=64, strictness=5.0):
-    """Draw from the prior and say how badly a proofreader reads what was asked for.
-
-    The ELBO decodes codes of real pictures alone; this looks at the codes that will be drawn
-    (the auxiliary classifier of Odena et al., 2017, on the prior of a CVAE).
-
-    Args:
-        model: a `ConvCVAE` whose head names digits.
-        inputs: embeddings (m, 384) of captions; the first n are drawn.
-        generator: a `torch.Generator` for the codes and the prompt head's noise.
-        proofreader: a frozen classifier from (n, 1, 28, 28) to (n, 10) logits.
-        n: pictures to draw.
-        strictness: weight of what comes out.
-
-    Returns:
-        `strictness` times the cross entropy of the digits that the head reads, in nats per picture.
-    """
+    """Draw n captions and say how badly a proofreader reads them, in nats (Odena et al., 2017)."""
     condition = model.head(inputs[:n], generator)
     z = torch.randn(len(condition), model.latent, generator=generator)
     pictures = model.decode(z, condition).sigmoid()
@@ -199,166 +148,82 @@ def proofread(model, inputs, generator, proofreader, n=64, strictness=5.0):
 
 
 def warm_up(progress, beta, share):
-    """Raise the weight of the KL in a straight line from 0 to beta (Bowman et al., 2016).
-
-    Args:
-        progress: how much of the training is done, 0 to 1.
-        beta: the final weight.
-        share: the part of the training that the rise takes; 0 means beta from the start.
-    """
+    """Raise the KL's weight from 0 to beta over a share of the training (Bowman et al., 2016)."""
     return beta * min(1.0, progress / share) if share else beta
 
 
 @torch.no_grad()
 def update_average(average, model, step, decay=0.999):
-    """Move averaged weights a little towards the current ones (Polyak and Juditsky, 1992).
-
-    Early on the average moves faster, so that it forgets the untrained start.
-    """
+    """Move averaged weights a little towards the current ones (Polyak and Juditsky, 1992)."""
     decay = min(decay, (1 + step) / (10 + step))
     for mean, current in zip(average.parameters(), model.parameters(), strict=True):
         mean.lerp_(current, 1 - decay)
 
 
 def loss_terms(model, pictures, inputs, generator):
-    """Compute both terms of a CVAE's negative ELBO, in nats per picture.
-
-    Args:
-        model: a `ShapesCVAE` or a `ConvCVAE`.
-        pictures: float32 tensor (n, 1, 28, 28) with values in [0, 1].
-        inputs: tokens (n, 32) or embeddings (n, 384), whichever the model reads.
-        generator: a `torch.Generator` for the posterior and the prompt head's noise.
-
-    Returns:
-        reconstruction and kl, two scalars averaged over the batch.
-    """
+    """Reconstruction and KL of a CVAE, in nats per picture, averaged over the batch."""
     logits, mean, log_variance = model(pictures, inputs, generator)
     return elbo_terms(logits, pictures, mean, log_variance)
 
 
 @torch.no_grad()
 def validate(model, batches):
-    """Measure the negative ELBO in nats per picture on batches that training never sees.
-
-    The posterior's noise is pinned, so two models meet the same draws. Training mode is restored.
-    """
+    """Measure the negative ELBO in nats per picture on other batches, with the same noise."""
     training = model.training
     model.eval()
     generator = torch.Generator().manual_seed(0)
     terms = [torch.stack(loss_terms(model, *batch, generator)) for batch in batches]
     model.train(training)
     reconstruction, kl = torch.stack(terms).mean(0).tolist()
-    return {
-        "validation reconstruction": reconstruction,
-        "validation kl": kl,
-        "validation loss": reconstruction + kl,
-    }
+    row = {"validation reconstruction": reconstruction, "validation kl": kl}
+    return row | {"validation loss": reconstruction + kl}
 
 
 def train_cvae(
     model, batches, epochs, steps, beta=1.0, share=0.2, rate=2e-3, seed=0,
     validation=(), after_epoch=None, folder=None, patience=None, penalty=None,
+    schedule=one_cycle,
 ):
     """Train a CVAE: fused Adam, one-cycle learning rate, KL warm-up, averaged weights.
 
     Args:
-        model: a `ShapesCVAE` or a `ConvCVAE`; its weights are changed.
-        batches: a function from a `torch.Generator` to one epoch of (pictures, inputs).
-        epochs: passes to make in all.
-        steps: batches in an epoch.
-        beta: final weight of the KL (Higgins et al., 2017); 1 gives the ELBO.
-        share: the part of the training in which the weight rises from 0.
-        rate: the highest learning rate of the one-cycle schedule (Smith and Topin, 2018).
-        seed: for order, captions and noise.
+        model: a CVAE; its weights are changed.
+        batches: a function from a `torch.Generator` to one epoch of `steps` (pictures, inputs).
+        beta, share: the KL's final weight, and the part of the training in which it rises from 0.
+        rate: the highest learning rate.
         validation: batches to validate the averaged weights on after each epoch.
         after_epoch: called with (averaged model, number of epochs done).
-        folder: where to keep `last.safetensors`, `best.safetensors` and `history.csv`; if a
-            `last.safetensors` is there, training goes on from it. One training at a time.
+        folder: where to keep `last.safetensors`, `best.safetensors` and `history.csv`; a training
+            that was stopped goes on from there, and ValueError is raised if it was another.
         patience: stop after this many epochs without a better validation loss.
-        penalty: a function from (model, inputs, generator) to a scalar that joins the loss, as
-            `proofread` is.
+        penalty: a function from (model, inputs, generator) to a scalar that joins the loss.
+        schedule: a function from (optimizer, rate, steps) to a scheduler.
 
     Returns:
-        average: the model with averaged weights, in evaluation mode.
-        history: a list with one dict of numbers for each epoch.
-
-    Raises:
-        ValueError: `folder` holds the state of another training or is in use, or an epoch has
-            another number of batches than `steps`.
-        FloatingPointError: the loss is not a number any more; the weights are those before it.
-        OSError: `folder` cannot be written, or the disk is full; the files are as they were.
+        The model with averaged weights, in evaluation mode, and one dict of numbers for each epoch.
+        Once the loss is no number, FloatingPointError is raised; the weights are those before it.
     """
     generator = torch.Generator().manual_seed(seed)
     average = copy.deepcopy(model).eval()
-    optimizer = torch.optim.Adam(model.parameters(), fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, total_steps=epochs * steps + 1)
+    optimizer = torch.optim.Adam(model.parameters(), lr=rate, fused=True)
+    schedule = schedule(optimizer, rate, epochs * steps + 1)
     state = (model, average, optimizer, schedule, generator)
     settings = {"epochs": epochs, "steps": steps, "beta": beta, "share": share, "rate": rate,
-                "seed": seed, "validation": len(validation)}
-    with hold_folder(folder):
-        history = resume_run(folder, settings, *state) if folder else []
-        with tqdm(total=epochs * steps, initial=len(history) * steps, desc="training") as bar:
-            while len(history) < epochs and not out_of_patience(history, patience):
-                row = train_epoch(*state, batches, epochs, steps, beta, share, bar, penalty)
-                row["epoch"] = len(history) + 1
-                if validation:
-                    row |= validate(average, validation)
-                    check_loss(row["validation loss"], schedule.last_epoch)
-                history.append(row)
-                if folder:
-                    save_run(folder, settings, *state, history)
-                if after_epoch:
-                    after_epoch(average, len(history))
+                "seed": seed, "validation": len(validation), "penalty": penalty is not None}
+    history = resume_run(folder, settings, state) if folder else []
+    with tqdm(total=epochs * steps, initial=len(history) * steps, desc="training") as bar:
+        while len(history) < epochs and not out_of_patience(history, patience):
+            row = train_epoch(*state, batches, epochs, steps, beta, share, bar, penalty)
+            row["epoch"] = len(history) + 1
+            if validation:
+                row |= validate(average, validation)
+                check_loss(row["validation loss"], schedule.last_epoch)
+            history.append(row)
+            if folder:
+                save_run(folder, settings, state, history)
+            if after_epoch:
+                after_epoch(average, len(history))
     return average, history
-
-
-@contextlib.contextmanager
-def hold_folder(folder):
-    """Keep a run's folder to one training, and say what it holds if the training breaks off.
-
-    Args:
-        folder: made if it is not there; without one nothing is kept and nothing said.
-
-    Raises:
-        ValueError: another training holds the folder.
-        OSError: the folder cannot be written.
-    """
-    if not folder:
-        yield
-        return
-    folder = Path(folder)
-    lock, last = FileLock(folder / ".lock"), folder / "last.safetensors"
-    try:
-        with writing(folder):
-            folder.mkdir(parents=True, exist_ok=True)
-            lock.acquire(blocking=False)
-    except Timeout:
-        raise ValueError(
-            f"Another training is using {folder}: wait for it to end, or give this one a folder "
-            "of its own."
-        ) from None
-    try:
-        for name in ("best.safetensors", "history.csv", "last.safetensors"):
-            for left in folder.glob(f".{name}.*"):  # what a killed training had begun to write
-                left.unlink()
-        yield
-    except KeyboardInterrupt:
-        if last.exists():
-            print(f"Stopped: {folder} holds the state after the last whole epoch; run the same "
-                  "again to go on from there.")
-        else:
-            print(f"Stopped before the first epoch was whole: {folder} holds no state yet; run "
-                  "the same again to begin anew.")
-        raise
-    except FloatingPointError as error:
-        if not last.exists():
-            raise
-        raise FloatingPointError(
-            f"{error} {folder} holds the state after the last whole epoch, from which the same "
-            "would come again: delete it, or give another folder."
-        ) from error
-    finally:
-        lock.release()
 
 
 def train_epoch(model, average, optimizer, schedule, generator, batches, epochs, steps, beta,
@@ -393,14 +258,6 @@ def train_epoch(model, average, optimizer, schedule, generator, batches, epochs,
     }
 
 
-def check_loss(loss, step):
-    """Stop a training whose loss is no number any more, with a sentence that says what to do."""
-    if not math.isfinite(loss):
-        raise FloatingPointError(
-            f"The loss is {loss} at step {step}: lower the learning rate and start again."
-        )
-
-
 def out_of_patience(history, patience):
     """Say whether the last `patience` epochs brought no better validation loss."""
     if not patience or len(history) <= patience:
@@ -409,118 +266,76 @@ def out_of_patience(history, patience):
     return min(losses[-patience:]) >= min(losses[:-patience])
 
 
-def save_run(folder, settings, model, average, optimizer, schedule, generator, history):
+def save_run(folder, settings, state, history):
     """Keep all that resuming needs, as safetensors; each file appears only when complete.
 
-    `last.safetensors` comes last: whoever is stopped before it repeats the epoch and writes all.
+    `state` is (model, average, optimizer, schedule, generator); it is written last of all.
     """
-    folder = Path(folder)
-    state = optimizer.state_dict()
+    model, average, optimizer, schedule, generator = state
+    folder, adam = Path(folder), optimizer.state_dict()
     tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
     tensors |= {f"average.{k}": v for k, v in average.state_dict().items()}
-    tensors |= {f"adam.{i}.{k}": v for i, d in state["state"].items() for k, v in d.items()}
+    tensors |= {f"adam.{i}.{k}": v for i, d in adam["state"].items() for k, v in d.items()}
     tensors["generator"] = generator.get_state()
-    facts = json.dumps({
-        "settings": settings, "history": history,
-        "groups": state["param_groups"], "schedule": schedule.state_dict(),
-    })
+    facts = {"settings": settings, "history": history, "groups": adam["param_groups"],
+             "schedule": schedule.state_dict()}
     losses = [row.get("validation loss", row["reconstruction"] + row["kl"]) for row in history]
     if losses[-1] == min(losses):
-        write_safetensors(folder / "best.safetensors", average.state_dict(), {})
-    write_history(folder / "history.csv", history)
-    checked = {"facts": facts, "sha256": fingerprint(tensors, facts)}
-    write_safetensors(folder / "last.safetensors", tensors, checked)
+        write_whole(folder / "best.safetensors", save(average.state_dict()))
+    table = io.StringIO(newline="")
+    writer = csv.DictWriter(table, fieldnames=list(history[0]))
+    writer.writeheader()
+    writer.writerows(history)
+    write_whole(folder / "history.csv", table.getvalue().encode())
+    write_whole(folder / "last.safetensors", save(tensors, {"facts": json.dumps(facts)}))
 
 
-def fingerprint(tensors, facts):
-    """Compute the sha256 of tensors and a text, in hexadecimal digits."""
-    packed = save({name: tensor.contiguous() for name, tensor in tensors.items()})
-    return hashlib.sha256(packed + facts.encode()).hexdigest()
+def resume_run(folder, settings, state):
+    """Restore what `save_run` kept, in place: the history, empty if there is nothing yet.
 
-
-def resume_run(folder, settings, model, average, optimizer, schedule, generator):
-    """Restore what `save_run` kept, in place; return the history (empty if there is none).
-
-    Raises:
-        ValueError: the state is damaged or of another training; nothing is restored.
+    Raises ValueError, with nothing restored, for what is damaged or of another training.
     """
+    model, average, optimizer, schedule, generator = state
     path = Path(folder) / "last.safetensors"
+    path.parent.mkdir(parents=True, exist_ok=True)
     if not path.is_file():
         return []
-    part = {"model": {}, "average": {}, "adam": {}}
+    parts = {"model": {}, "average": {}, "adam": {}}
     try:
         with safe_open(path, "pt") as file:
-            kept = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}
-        if fingerprint(tensors, kept.get("facts", "")) != kept.get("sha256"):
-            raise ValueError("it is damaged")
-        facts = json.loads(kept["facts"])
+            facts = json.loads(file.metadata()["facts"])
+            kept = {name: file.get_tensor(name) for name in file.keys()}
+        numbers = kept.pop("generator")
+        for name, tensor in kept.items():
+            head, _, rest = name.partition(".")
+            parts[head][rest] = tensor
+            if not tensor.isfinite().all():
+                raise ValueError(f"{name} is not finite")
         for name, value in settings.items():
             if facts["settings"][name] != value:
                 raise ValueError(f"{name} was {facts['settings'][name]} and is {value}")
-        for name, tensor in tensors.items():
-            head, _, rest = name.partition(".")
-            if rest:
-                part[head][rest] = tensor
-        if _shapes(part["model"]) != _shapes(model.state_dict()):
-            raise ValueError("the model was another")
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        for name in ("model", "average"):
+            copy.deepcopy(model).load_state_dict(parts[name])
+    except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
         raise ValueError(
             f"{path} does not fit this training: delete the folder to start anew, or give another "
-            f"({error})."
+            f"({reason})."
         ) from error
-    model.load_state_dict(part["model"])
-    average.load_state_dict(part["average"])
+    model.load_state_dict(parts["model"])
+    average.load_state_dict(parts["average"])
     adam = {}
-    for name, tensor in part["adam"].items():
+    for name, tensor in parts["adam"].items():
         index, key = name.split(".")
         adam.setdefault(int(index), {})[key] = tensor
     optimizer.load_state_dict({"state": adam, "param_groups": facts["groups"]})
     schedule.load_state_dict(facts["schedule"])
-    generator.set_state(tensors["generator"])
-    write_history(path.with_name("history.csv"), facts["history"])
+    generator.set_state(numbers)
     return facts["history"]
 
 
-def _shapes(weights):
-    return {name: tensor.shape for name, tensor in weights.items()}
-
-
-def write_safetensors(path, tensors, metadata):
-    """Write tensors as safetensors; the file is replaced when complete."""
-    whole = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    write_whole(path, save(whole, metadata))
-
-
-def write_history(path, history):
-    """Write the history as CSV, one line for each epoch; the file is replaced when complete."""
-
-    def write(beside):
-        with beside.open("w", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=list(history[0]))
-            writer.writeheader()
-            writer.writerows(history)
-
-    write_whole(path, write)
-
-
 def train_first_generator(model, epochs=100, per_prompt=500, batch=64, seed=0):
-    """Train reader and decoder together with squared error on fresh shapes (notebook 3).
-
-    Args:
-        model: a `FirstGenerator`; it is trained in place and left in evaluation mode.
-        epochs: how many times a new set of pictures is drawn and gone through.
-        per_prompt: pictures of each of the nine prompts in an epoch.
-        batch: pictures per step.
-        seed: for pictures, order and noise. The weights are the caller's: seed torch before
-            building the model.
-
-    Returns:
-        A list with the mean squared error per pixel of each epoch.
-
-    Raises:
-        ValueError: an epoch has fewer pictures than one batch.
-    """
+    """Train with squared error on fresh shapes (notebook 3): the mean loss of each epoch."""
     if batch > 9 * per_prompt:
         raise ValueError(f"{9 * per_prompt} pictures do not fill a batch of {batch}: draw more.")
     generator = torch.Generator().manual_seed(seed)

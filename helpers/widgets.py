@@ -1,7 +1,6 @@
 """Two widgets for notebook 9: a form that draws what is typed, a plane to walk on.
 
-The controls are ipywidgets. What those lack (pictures that are buttons, a status line that screen
-readers announce, a square to drag in) are two anywidgets, whose JavaScript stands beside this file.
+What ipywidgets lacks are two anywidgets, whose JavaScript stands beside this file.
 """
 
 import contextlib
@@ -17,7 +16,7 @@ import torch
 import traitlets
 
 from helpers.checkpoints import known_checkpoints
-from helpers.generator import DEFAULT, TextToImage, describe, save_picture
+from helpers.generator import DEFAULT, TextToImage, check_number, describe, save_picture
 from helpers.shapes import PROMPTS
 
 SHEET = (632, 312)  # pixels for the pictures, whatever their number
@@ -32,30 +31,18 @@ HERE = Path(__file__).parent
 
 
 class Pictures(anywidget.AnyWidget):
-    """A sheet of pictures, each a button, below a line of text that says what happened.
-
-    Pressing the k-th button sends `{"keep": k}`. Texts are shown as they are, never as HTML.
-
-    Attributes:
-        greys: n pictures as 784 bytes each, 0 is ink and 255 is paper.
-        columns, side: of the grid, and pixels of a button.
-        label: what the pictures show, for those who cannot see them.
-        message: the text of the status line.
-        kept: numbers of the pictures that are marked as kept.
-        keepable: whether the buttons do anything.
-        busy: whether other pictures are on their way.
-    """
+    """A sheet of pictures below a status line; pressing the k-th of them sends `{"keep": k}`."""
 
     _esm = HERE / "pictures.js"
     _css = HERE / "pictures.css"
-    greys = traitlets.Bytes().tag(sync=True)
-    columns = traitlets.Int(1).tag(sync=True)
-    side = traitlets.Int(36).tag(sync=True)
-    label = traitlets.Unicode().tag(sync=True)
-    message = traitlets.Unicode().tag(sync=True)
-    kept = traitlets.List(traitlets.Int()).tag(sync=True)
-    keepable = traitlets.Bool(True).tag(sync=True)
-    busy = traitlets.Bool(False).tag(sync=True)
+    greys = traitlets.Bytes().tag(sync=True)        # 784 of each picture, 0 is ink, 255 is paper
+    columns = traitlets.Int(1).tag(sync=True)       # of the grid
+    side = traitlets.Int(36).tag(sync=True)         # pixels of a button
+    label = traitlets.Unicode().tag(sync=True)      # what they show, for those who cannot see them
+    message = traitlets.Unicode().tag(sync=True)    # the text of the status line
+    kept = traitlets.List(traitlets.Int()).tag(sync=True)  # numbers of those marked as kept
+    keepable = traitlets.Bool(True).tag(sync=True)  # whether the buttons do anything
+    busy = traitlets.Bool(False).tag(sync=True)     # whether other pictures are on their way
 
     def __init__(self, **settings):
         super().__init__(**settings)
@@ -81,21 +68,9 @@ def best_layout(n):
 
 
 def draw_from_form(model, prompt, count=8, seed=0, temperature=1.0, guidance=None, steps=None):
-    """Do what the Draw button does, without a browser.
-
-    Args:
-        model: a `TextToImage`.
-        prompt: what was typed.
-        count: pictures, 1 to 32.
-        seed, temperature, guidance, steps: see `TextToImage.draw`.
-
-    Returns:
-        pictures: tensor (count, 1, 28, 28), or None if nothing could be drawn.
-        message: what the status line says, as plain text.
-    """
+    """Do what the Draw button does: pictures, or None if it cannot, and the status line's text."""
     try:
-        if not isinstance(count, int) or not 1 <= count <= MOST:
-            raise ValueError(f"The number of pictures is {count!r}: choose from 1 to {MOST}.")
+        count = check_number(count, "The number of pictures", 1, MOST, whole=True)
         pictures = model.draw(prompt, count, seed, temperature, guidance, steps)
         reading = model.reading(prompt)
         read = f" Read as: {reading}." if reading else ""
@@ -111,17 +86,14 @@ def _number(kind, value, least, most, step, name):
     )
 
 
+def _button(text, width, **more):
+    return ipw.Button(description=text, layout={"width": width}, **more)
+
+
 class PromptWidget(ipw.VBox):
-    """The form of `prompt_widget`; its parts are attributes, so that a test can use them.
+    """The form of `prompt_widget`. It draws in a thread of its own, and so answers meanwhile.
 
-    Drawing happens in a thread of its own, so that the form answers meanwhile. `jobs` has room for
-    one more drawing: who presses Draw three times while it draws gets one more, of what the form
-    says then. `jobs.join()` waits until all is drawn.
-
-    Args:
-        model: a `TextToImage`.
-        prompt: what stands in the box at first.
-        folder: where pictures are kept.
+    `jobs` has room for one more drawing, of what the form says by then; `jobs.join()` waits.
     """
 
     def __init__(self, model, prompt="a seven", folder=OUTPUTS):
@@ -145,20 +117,15 @@ class PromptWidget(ipw.VBox):
         threading.Thread(target=self._work, daemon=True).start()
 
     def _make_controls(self, prompt):
+        named = {"style": {"description_width": "90px"}}
         self.prompt = ipw.Text(
-            prompt, description="Prompt", placeholder="what to draw",
-            style={"description_width": "90px"}, layout={"flex": "1"},
+            prompt, description="Prompt", placeholder="what to draw", layout={"flex": "1"}, **named
         )
-        self.draw_button = ipw.Button(
-            description="Draw", icon="pencil", button_style="primary", layout={"width": "130px"}
-        )
+        self.draw_button = _button("Draw", "130px", icon="pencil", button_style="primary")
         self.chips = ipw.HBox(layout={"flex_flow": "wrap", "margin": "0 0 6px 92px"})
         self.count = _number(ipw.BoundedIntText, 8, 1, MOST, 1, "Pictures")
         self.seed = _number(ipw.BoundedIntText, 0, 0, 2**31 - 1, 1, "Seed")
-        self.dice = ipw.Button(
-            description="Dice", icon="random", tooltip="another seed, drawn at once",
-            layout={"width": "90px"},
-        )
+        self.dice = _button("Dice", "90px", icon="random", tooltip="another seed, drawn at once")
         self.lock = ipw.Checkbox(
             True, description="Lock", tooltip="unlocked, every Draw takes another seed",
             indent=False, layout={"width": "90px"},
@@ -166,16 +133,13 @@ class PromptWidget(ipw.VBox):
         self.temperature = _number(ipw.BoundedFloatText, 1.0, 0, 3, 0.1, "Temperature")
         self.checkpoint = ipw.Dropdown(
             options=sorted({*known_checkpoints(), self.model.name}), value=self.model.name,
-            description="Checkpoint", style={"description_width": "90px"},
-            layout={"width": "280px"},
+            description="Checkpoint", layout={"width": "280px"}, **named,
         )
         self.guidance = _number(ipw.BoundedFloatText, 1.0, 0, 20, 0.1, "Guidance")
         self.steps = _number(ipw.BoundedIntText, 50, 1, 1000, 1, "Steps")
         self.flow = ipw.HBox([self.guidance, self.steps])
         self.view = Pictures()
-        self.keep_button = ipw.Button(
-            description="Keep all", icon="download", disabled=True, layout={"width": "110px"}
-        )
+        self.keep_button = _button("Keep all", "110px", icon="download", disabled=True)
         self.past = ipw.HBox(layout={"flex_flow": "wrap", "flex": "1"})
 
     def _connect(self):
@@ -191,12 +155,6 @@ class PromptWidget(ipw.VBox):
         """Draw on Enter and on nothing else: leaving the box sends no such message."""
         if content.get("event") == "submit":
             self.draw(after=0.05)  # the last letters may still be on their way
-
-    def _settings(self, model):
-        """Read the form: a dict of all that a drawing by this model depends on."""
-        names = ["prompt", "count", "seed", "temperature"]
-        names += ["guidance", "steps"] if model.guided else []
-        return {name: getattr(self, name).value for name in names}
 
     def draw(self, after=0.0):
         """Ask for a drawing of what the form says in `after` seconds; unlocked, of another seed."""
@@ -232,7 +190,9 @@ class PromptWidget(ipw.VBox):
     def _draw_now(self):
         """Draw what the form says; an error leaves the pictures as they are."""
         model = self.model  # another may be chosen meanwhile
-        settings = self._settings(model)
+        names = ["prompt", "count", "seed", "temperature"]
+        names += ["guidance", "steps"] if model.guided else []
+        settings = {name: getattr(self, name).value for name in names}
         pictures, message = draw_from_form(model, **settings)
         if pictures is None:
             self.view.message = message
@@ -241,14 +201,9 @@ class PromptWidget(ipw.VBox):
         self.pictures, self.drawn = pictures, drawn | {"Title": model.title(settings["prompt"])}
         self.view.show(pictures, f"“{settings['prompt']}”", message)
         self.keep_button.disabled = False
-        self._remember(drawn)
-
-    def _remember(self, drawn):
-        """Put a drawing at the front of the history strip, unless it stands there."""
-        if drawn in self.history:
-            return
-        self.history = [drawn, *self.history][:REMEMBERED]
-        self.past.children = [self._past_button(drawn) for drawn in self.history]
+        if drawn not in self.history:  # which the strip shows, the newest first
+            self.history = [drawn, *self.history][:REMEMBERED]
+            self.past.children = [self._past_button(drawn) for drawn in self.history]
 
     def _past_button(self, drawn):
         button = ipw.Button(
@@ -288,13 +243,12 @@ class PromptWidget(ipw.VBox):
         if self.model.guided:
             flow = self.model.model
             self.guidance.value, self.steps.value = flow.guidance, flow.steps
-        examples = PROMPTS[:5] if self.model.tokenizer else SENTENCES
-        if self.model.reads_styles:
-            examples = STYLED
+        examples = STYLED if self.model.reads_styles else SENTENCES
+        examples = PROMPTS[:5] if self.model.tokenizer else examples
         self.chips.children = [self._chip(example) for example in examples]
 
     def _chip(self, example):
-        chip = ipw.Button(description=example, layout={"width": "auto"})
+        chip = _button(example, "auto")
         chip.on_click(lambda _: (self.prompt.set_trait("value", example), self.draw()))
         return chip
 
@@ -319,31 +273,14 @@ class PromptWidget(ipw.VBox):
 
 
 def prompt_widget(model=None, prompt="a seven", folder=OUTPUTS):
-    """Make the form: a prompt in, its pictures out.
-
-    Args:
-        model: a `TextToImage`, or the name of a checkpoint; "mnist-style" unless told.
-        prompt: what stands in the box at first.
-        folder: where pictures are kept, `outputs/` in the repository unless told.
-
-    Returns:
-        A `PromptWidget`; as the last line of a cell it is shown.
-
-    Raises:
-        CheckpointError: see `TextToImage.load`.
-    """
-    if not hasattr(model, "draw"):
+    """Make the form for a `TextToImage`, or the name or path of one; it keeps in `folder`."""
+    if not isinstance(model, TextToImage):
         model = TextToImage.load(model or DEFAULT)
     return PromptWidget(model, prompt, folder)
 
 
 class Point(anywidget.AnyWidget):
-    """A point in a square to drag, with a slider for each direction.
-
-    Attributes:
-        point: [across, up], each from -reach to reach.
-        reach: of the square, in standard deviations of a latent.
-    """
+    """A point [across, up] in a square to drag, with a slider for each, from -reach to reach."""
 
     _esm = HERE / "plane.js"
     _css = HERE / "plane.css"
@@ -356,17 +293,7 @@ class Point(anywidget.AnyWidget):
 
 
 def plane_widget(model, prompt, across, up):
-    """Make a square to drag a point in: the picture of that latent follows.
-
-    Args:
-        model: a `TextToImage`.
-        prompt: what is drawn.
-        across, up: two tensors (latent,); the point (x, y) stands for the latent
-            x · across + y · up, with x and y from -2.5 to 2.5.
-
-    Returns:
-        An ipywidgets `HBox` of a `Point` and `Pictures`; as the last line of a cell it is shown.
-    """
+    """Make a square to drag a point in, and its picture, of x · across + y · up: an `HBox`."""
     condition, directions = model.conditions(prompt), torch.stack([across, up])
     square, view = Point(), Pictures(keepable=False)
 

@@ -1,77 +1,65 @@
-"""Prior, decoder, guidance and steps, compared (notebook 12): `python -m helpers compare flows`."""
+"""Prior, decoder, guidance and steps, compared (notebook 12).
+
+About twenty-five minutes on two cores.
+"""
 
 import copy
 import functools
-import json
 import time
-from types import SimpleNamespace
 
 import torch
+from measuring import Variant, Yardstick, measure_row
+from mnist_flow import train_autoencoder, train_flow
+from running import compare
 from sklearn.mixture import GaussianMixture
 from torch import nn
 
-from helpers.checkpoints import CHECKPOINTS, load_checkpoint
-from helpers.evaluation import Yardstick, accuracies
-from helpers.files import write_whole
-from helpers.flow_training import (
+from helpers.checkpoints import load_checkpoint
+from helpers.flow import (
+    LatentFlow,
+    Velocity,
     collect_codes,
-    conditions_of,
     gaussian_terms,
-    match_features,
     standardise,
-    train_autoencoder,
-    train_flow,
     train_velocity,
+    transport,
+    transport_by_heun,
 )
-from helpers.metrics import accuracy_after_training_on, frechet_distance
+from helpers.metrics import frechet_distance
 from helpers.mnist import load_splits
-from helpers.models import LatentFlow, Velocity, elbo_terms, guide, transport
+from helpers.models import elbo_terms
+from helpers.steering import conditions_of
 from helpers.training import train_proofreader
 
-RESULTS = CHECKPOINTS / "flow-comparisons.json"
+ORDER = ("priors", "priors of sharp codes", "guidance", "steps", "decoders")
 GUIDANCE = (1.0, 1.3, 1.5, 2.0, 3.0, 4.0, 5.0)
 STEPS = (1, 2, 4, 8, 20, 50)
+ACCURACIES = {"prompt accuracy, held-out": 4, "worst digit, held-out": 4}
+SPEED = ACCURACIES | {"Fréchet ratio": 4, "seconds for 10,000": 4}
+CROWD = ACCURACIES | {"precision": 4, "recall": 4, "coverage": 4, "Fréchet ratio": 4}
+ALL = CROWD | {"train on these, test on real": 4}
+DECODERS = {  # each changes one thing of the row above it: blocks, likelihood, weight of features
+    "plain decoder, grey-level cross entropy": (False, elbo_terms, 0.0),
+    "Gaussian likelihood": (False, gaussian_terms, 0.0),
+    "FiLM blocks": (True, gaussian_terms, 0.0),
+    "feature matching": (True, gaussian_terms, 100.0),
+}
 
 
-def compare_flows():
-    """Train and measure every row; each part is written to `checkpoints/flow-comparisons.json`."""
+def measure(names):
+    """Train and measure five tables, one after the other."""
     yardstick, (images, labels) = Yardstick(), load_splits()["train"]
     conditions = conditions_of(labels)
     released, _ = load_checkpoint("mnist-flow")
-    results = {}
-    for name, compare in (
-        ("priors", functools.partial(compare_priors, images, labels, conditions)),
-        ("priors of sharp codes", functools.partial(compare_sharp, images, labels, released)),
-        ("guidance", functools.partial(compare_guidance, released)),
-        ("steps", functools.partial(compare_steps, released)),
-        ("decoders", functools.partial(compare_decoders, images, labels, conditions)),
-    ):
-        results[name] = compare(yardstick)
-        text = json.dumps(results, indent=1, ensure_ascii=False) + "\n"
-        write_whole(RESULTS, text.encode())
-        print(name, results[name], flush=True)
-
-
-def measure_row(model, yardstick, trained_on=False):
-    """Measure 10,000 pictures of held-out captions by accuracy, Fréchet ratio and coverage.
-
-    Args:
-        model: anything with `latent` and `draw(embeddings, z)`.
-        yardstick: a `Yardstick`.
-        trained_on: whether a classifier is trained on the pictures and tested on real ones, too.
-    """
-    with torch.no_grad():
-        pictures, right, rows = yardstick.draw(model, *yardstick.prompts["held-out"])
-    fidelity = yardstick.fidelity(pictures)
-    row = accuracies(right, "held-out")
-    row |= {key: fidelity[key] for key in ("precision", "recall", "coverage")}
-    row["Fréchet ratio"] = fidelity["Fréchet distance"] / yardstick.floor
-    if trained_on:
-        row["train on these, test on real"] = accuracy_after_training_on(
-            pictures, yardstick.prompts["held-out"][1][rows],
-            yardstick.test_images, yardstick.test_labels,
-        )
-    return {key: round(value, 4) for key, value in row.items()}
+    tables = {
+        "priors": lambda: compare_priors(images, labels, conditions, yardstick),
+        "priors of sharp codes": lambda: compare_sharp(images, labels, released, yardstick),
+        "guidance": lambda: compare_guidance(released, yardstick),
+        "steps": lambda: compare_steps(released, yardstick),
+        "decoders": lambda: compare_decoders(images, labels, conditions, yardstick),
+    }
+    for name in names:
+        yield name, tables[name]()
 
 
 def compare_priors(images, labels, conditions, yardstick):
@@ -86,28 +74,34 @@ def compare_priors(images, labels, conditions, yardstick):
     def flow(z, condition, guidance):
         return centre + scale * transport(velocity, z, condition, guidance, 50)
 
-    rows = {"the prior of notebook 11": model.place}
-    rows |= simple_priors(means, deviations, labels) | {
+    priors = {"the prior of notebook 11": model.place}
+    priors |= simple_priors(means, deviations, labels) | {
         "a flow": functools.partial(flow, guidance=1.0),
         "a flow, guidance 1.3": functools.partial(flow, guidance=1.3),
     }
     return {
-        name: measure_row(with_prior(model, place), yardstick, trained_on=True)
-        for name, place in rows.items()
+        name: measure_row(with_prior(model, place), yardstick, ALL)
+        for name, place in priors.items()
     }
+
+
+def with_prior(model, place):
+    """Make a CVAE draw from codes that `place(z, condition)` gives."""
+    def paint(z, condition):
+        return model.decode(place(z, condition), condition).sigmoid()
+
+    return Variant(model.latent, model.read, paint)
 
 
 def compare_sharp(images, labels, model, yardstick):
     """Draw codes for the autoencoder of notebook 12 without its flow, digit by digit."""
+    def paint(z, condition, place):
+        return model.autoencoder.decode(place(z, condition)).clamp(0, 1)
+
     means, deviations = collect_codes(model.autoencoder, images)
-
-    def draw(place, embeddings, z):
-        return model.autoencoder.decode(place(z, model.head(embeddings))).clamp(0, 1)
-
     return {
         name: measure_row(
-            SimpleNamespace(latent=model.latent, draw=functools.partial(draw, place)), yardstick,
-            trained_on=True,
+            Variant(model.latent, model.read, functools.partial(paint, place=place)), yardstick, ALL
         )
         for name, place in simple_priors(means, deviations, labels).items()
     }
@@ -126,16 +120,6 @@ def simple_priors(means, deviations, labels):
         "a Gaussian for each digit": fit_by_digit(codes, labels, 1),
         "a mixture of ten for each digit": fit_by_digit(codes, labels, 10),
     }
-
-
-def with_prior(model, place):
-    """Make a CVAE draw from codes that `place(z, condition)` gives."""
-
-    def draw(embeddings, z):
-        condition = model.head(embeddings)
-        return model.decode(place(z, condition), condition).sigmoid()
-
-    return SimpleNamespace(latent=model.latent, draw=draw)
 
 
 def fit_by_digit(codes, labels, components, seed=0):
@@ -169,55 +153,29 @@ def compare_guidance(model, yardstick):
     """Draw with more and more guidance."""
     return {
         str(guidance): measure_row(
-            SimpleNamespace(
-                latent=model.latent, draw=functools.partial(model.draw, guidance=guidance)
-            ), yardstick, trained_on=True,
+            Variant(model.latent, model.read, functools.partial(model.paint, guidance=guidance)),
+            yardstick, ALL,
         )
         for guidance in GUIDANCE
     }
 
 
-def transport_by_heun(velocity, x, condition, guidance, steps):
-    """Carry noise (n, latent) from time 0 to 1 by Heun's method: two looks for each step."""
-    for k in range(steps):
-        now, then = (torch.full((len(x),), (k + j) / steps) for j in (0, 1))
-        first = guide(velocity, x, now, condition, guidance)
-        second = guide(velocity, x + first / steps, then, condition, guidance)
-        x = x + (first + second) / 2 / steps
-    return x
-
-
 def compare_steps(model, yardstick):
     """Draw with few and many steps, by Euler and by Heun, at the released guidance."""
-
-    def by_heun(embeddings, z, steps):
-        condition = model.head(embeddings)
+    def paint_by_heun(z, condition, steps):
         codes = transport_by_heun(model.velocity, z, condition, model.guidance, steps)
         return model.autoencoder.decode(model.centre + model.scale * codes).clamp(0, 1)
 
-    results = {"Euler": {}, "Heun": {}}
-    for name, draw in (("Euler", model.draw), ("Heun", by_heun)):
-        for steps in STEPS:
-            drawn = SimpleNamespace(
-                latent=model.latent, draw=functools.partial(draw, steps=steps)
+    return {
+        name: {
+            str(steps): measure_row(
+                Variant(model.latent, model.read, functools.partial(paint, steps=steps)),
+                yardstick, SPEED,
             )
-            start = time.perf_counter()
-            pictures, right, _ = yardstick.draw(drawn, *yardstick.prompts["held-out"])
-            seconds = time.perf_counter() - start
-            distance = frechet_distance(yardstick.test_features, yardstick.describe(pictures))
-            row = accuracies(right, "held-out") | {
-                "Fréchet ratio": distance / yardstick.floor, "seconds for 10,000": seconds,
-            }
-            results[name][str(steps)] = {key: round(value, 4) for key, value in row.items()}
-    return results
-
-
-DECODERS = {  # each changes one thing of the row above it: blocks, likelihood, weight of features
-    "plain decoder, grey-level cross entropy": (False, elbo_terms, 0.0),
-    "Gaussian likelihood": (False, gaussian_terms, 0.0),
-    "FiLM blocks": (True, gaussian_terms, 0.0),
-    "feature matching": (True, gaussian_terms, 100.0),
-}
+            for steps in STEPS
+        }
+        for name, paint in (("Euler", model.paint), ("Heun", paint_by_heun))
+    }
 
 
 class Unchanged(nn.Module):
@@ -247,13 +205,32 @@ def compare_decoders(images, labels, conditions, yardstick, steps=1600):
             model.autoencoder.ink = nn.Sequential(model.autoencoder.ink, nn.Sigmoid())
         train_flow(model, images, conditions, steps=2500)
         results[name] = {"CPU seconds": seconds} | measure_rebuilt(model, yardstick)
-        results[name] |= measure_row(model.eval(), yardstick)
+        results[name] |= measure_row(model.eval(), yardstick, CROWD)
     return results
 
 
 def feature_penalty(network, weight):
     """Make a penalty for `train_autoencoder` from `match_features`, on the scale of nats."""
     return lambda painted, pictures: weight * match_features(painted, pictures, network).log()
+
+
+def match_features(painted, pictures, network):
+    """Compare what the first two layers of a frozen classifier see in two sets of pictures.
+
+    A feature-matching or perceptual loss (Dosovitskiy and Brox, 2016; Johnson et al., 2016).
+
+    Args:
+        painted, pictures: float32 tensors (n, 1, 28, 28).
+        network: a `Proofreader`; it must not be a judge.
+
+    Returns:
+        A scalar: squared differences over squared features, added up over both layers.
+    """
+    total, layers = 0.0, list(network)
+    for convolution, activation in (layers[:2], layers[2:4]):
+        painted, pictures = (activation(convolution(x)) for x in (painted, pictures))
+        total = total + (painted - pictures).square().mean() / pictures.square().mean()
+    return total
 
 
 @torch.no_grad()
@@ -268,3 +245,7 @@ def measure_rebuilt(model, yardstick):
         "rebuilt, Fréchet ratio": round(distance / yardstick.floor, 4),
         "rebuilt, squared error": round((rebuilt - yardstick.real).square().mean().item(), 5),
     }
+
+
+if __name__ == "__main__":
+    compare("flow-comparisons", ORDER, measure, minutes=5)
