@@ -1,9 +1,10 @@
 # Prompt to Pixels. `make` alone lists what there is.
 
-VENV   ?= .venv
+VENV   := .venv
 PYTHON ?= python3
 RUN    := $(VENV)/bin/python
 STAMP  := $(VENV)/.installed
+TESTS  := $(VENV)/.installed-tests
 
 # The prompt travels in the environment, as typed: neither make nor the shell reads it as text.
 unexport PROMPT
@@ -15,7 +16,7 @@ help:
 	@echo 'make lab                    install what is missing and open the notebooks in JupyterLab'
 	@echo 'make draw PROMPT="a seven"  draw in the terminal and write a PNG to outputs/'
 	@echo 'make test                   check everything, every notebook included (takes minutes)'
-	@echo 'make test-quick             the same without notebooks, browser and faults'
+	@echo 'make test-quick             the same without notebooks, browser and slow tests'
 	@echo 'make test-browser           only the pages, in JupyterLab and a headless Chromium'
 	@echo 'make book                   make a website of the notebooks as they are, in _build/html'
 	@echo 'make install                only make the environment in $(VENV)'
@@ -23,20 +24,31 @@ help:
 
 install: $(STAMP)
 
-# A mark stands in the environment while pip works on it. One that still bears it was interrupted and
-# is made anew; one that is older than pyproject.toml is brought up to date.
-$(STAMP): pyproject.toml
+EXTRAS = measured
+$(TESTS): EXTRAS = measured,test
+
+# The first mark says that notebooks and helpers are installed, the second that tests and book are,
+# too; one that is older than pyproject.toml is brought up to date. A third mark stands there while
+# pip works: a folder that still bears it was interrupted and is emptied. A folder without any was
+# not made here and is left alone. If pip itself gives up, what was complete before still is.
+.PHONY: interrupted
+$(STAMP) $(TESTS): pyproject.toml $(if $(wildcard $(VENV)/.unfinished),interrupted)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	  echo "This needs Python 3.11 or newer, and '$(PYTHON)' is not: name another one, as in  make install PYTHON=python3.12" >&2; \
 	  exit 2; }
 	@if test -e "$(VENV)/.unfinished"; then \
-	  echo "$(VENV) was never finished: starting again."; rm -rf "$(VENV)"; fi
+	  echo "$(VENV) was never finished: starting again."; \
+	  find "$(VENV)/" -mindepth 1 ! -name .unfinished -delete; \
+	elif test -e "$(VENV)" && ! test -e "$(STAMP)"; then \
+	  echo "'$(VENV)' was not made by make: remove it, or name another folder, as in  make install VENV=.venv-make" >&2; \
+	  exit 2; fi
 	@mkdir -p "$(VENV)" && touch "$(VENV)/.unfinished"
 	$(PYTHON) -m venv "$(VENV)"
-	"$(RUN)" -m pip install --disable-pip-version-check -e ".[test]"
+	"$(RUN)" -m pip install --disable-pip-version-check -e ".[$(EXTRAS)]" || { \
+	  test ! -e "$(STAMP)" || rm "$(VENV)/.unfinished"; exit 1; }
 	@"$(RUN)" -m jupyterlab.labextensions disable --level=sys_prefix \
 	  "@jupyterlab/apputils-extension:announcements" 2>/dev/null  # asks to fetch news otherwise
-	@mv "$(VENV)/.unfinished" "$(STAMP)" && touch "$(STAMP)"
+	@touch "$(STAMP)" "$@" && rm "$(VENV)/.unfinished"
 
 # Started by root, Jupyter wants to hear that this is meant; without a display it only prints its
 # address. LAB takes further options, as in LAB="--ip 0.0.0.0 --port 9000" for a container.
@@ -48,14 +60,14 @@ lab: install
 	exec "$(RUN)" -m jupyterlab --LabApp.default_url=/lab/tree/notebooks $$options $(LAB)
 
 # Ruff is one of the tests, so that pytest's last line tells all. Options stand in pyproject.toml.
-test: install
+test: $(TESTS)
 	"$(RUN)" -m pytest
 
-test-quick: install
-	"$(RUN)" -m pytest tests --ignore=tests/browser --ignore=tests/faults
+test-quick: $(TESTS)
+	"$(RUN)" -m pytest tests --ignore=tests/browser --ignore=tests/slow
 
 # Without Chromium these are skipped, with a line that says what to install; in CI they fail.
-test-browser: install
+test-browser: $(TESTS)
 	"$(RUN)" -m pytest tests/browser
 
 draw: install
@@ -63,9 +75,9 @@ draw: install
 	  echo 'Say what to draw, as in  make draw PROMPT="a seven"' >&2; exit 2; fi
 	@"$(RUN)" -m helpers draw --out outputs -- "$$DRAW_PROMPT"
 
-refresh: install
+refresh: $(TESTS)
 	"$(RUN)" tests/refresh.py $(NOTEBOOK)
 
 # From the outputs that the notebooks were committed with: nothing is run, nothing is fetched.
-book: install
+book: $(TESTS)
 	@"$(RUN)" notebooks/book/build.py
