@@ -12,10 +12,10 @@ import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from helpers.files import write_whole
 from PIL import Image
 
 from helpers import TextToImage
-from helpers.files import write_whole
 from helpers.models import guide
 from helpers.plotting import tile
 from helpers.shapes import draw_shapes

@@ -155,6 +155,7 @@ class Writer:
         )
 
     def on_image(self, node):
+        self.public(node.get("urlSource") or "")  # where Jupyter Book has it from
         width = f' width="{escape(str(node["width"]))}"' if node.get("width") else ""
         alt = escape(node.get("alt") or "")
         return f'<img src="{self.public(node["url"])}" alt="{alt}"{width} loading="lazy">'
