@@ -60,11 +60,13 @@ lab: install
 	exec "$(RUN)" -m jupyterlab --LabApp.default_url=/lab/tree/notebooks $$options $(LAB)
 
 # Ruff is one of the tests, so that pytest's last line tells all. Options stand in pyproject.toml.
+# Two workers of one thread each: two threads in one process spend more time waiting for each other.
+WORKERS := OMP_NUM_THREADS=1 "$(RUN)" -m pytest -n 2 --dist loadfile
 test: $(TESTS)
-	"$(RUN)" -m pytest
+	$(WORKERS)
 
 test-quick: $(TESTS)
-	"$(RUN)" -m pytest tests --ignore=tests/browser --ignore=tests/slow
+	$(WORKERS) tests --ignore=tests/browser --ignore=tests/slow
 
 # Without Chromium these are skipped, with a line that says what to install; in CI they fail.
 test-browser: $(TESTS)
@@ -76,7 +78,7 @@ draw: install
 	@"$(RUN)" -m helpers draw --out outputs -- "$$DRAW_PROMPT"
 
 refresh: $(TESTS)
-	"$(RUN)" tests/refresh.py $(NOTEBOOK)
+	"$(RUN)" notebooks/book/refresh.py $(NOTEBOOK)
 
 # From the outputs that the notebooks were committed with: nothing is run, nothing is fetched.
 book: $(TESTS)

@@ -267,10 +267,7 @@ def out_of_patience(history, patience):
 
 
 def save_run(folder, settings, state, history):
-    """Keep all that resuming needs, as safetensors; each file appears only when complete.
-
-    `state` is (model, average, optimizer, schedule, generator); it is written last of all.
-    """
+    """Keep what resuming needs; `state` is (model, average, optimizer, schedule, generator)."""
     model, average, optimizer, schedule, generator = state
     folder, adam = Path(folder), optimizer.state_dict()
     tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
@@ -290,48 +287,50 @@ def save_run(folder, settings, state, history):
     write_whole(folder / "last.safetensors", save(tensors, {"facts": json.dumps(facts)}))
 
 
-def resume_run(folder, settings, state):
-    """Restore what `save_run` kept, in place: the history, empty if there is nothing yet.
-
-    Raises ValueError, with nothing restored, for what is damaged or of another training.
-    """
+def restore(state, tensors, facts):
+    """Put back what `save_run` kept; an error where anything is missing or of another shape."""
     model, average, optimizer, schedule, generator = state
+    for name, net in (("model.", model), ("average.", average)):
+        kept = {k.removeprefix(name): v for k, v in tensors.items() if k.startswith(name)}
+        net.load_state_dict(kept)
+    adam = {}
+    for i, weight in enumerate(optimizer.param_groups[0]["params"]):
+        names = {k: f"adam.{i}.{k}" for k in ("step", "exp_avg", "exp_avg_sq")}
+        moments = {k: tensors[name] for k, name in names.items() if name in tensors}
+        if moments:  # frozen weights have none
+            if [x.shape for x in moments.values()] != [(), weight.shape, weight.shape]:
+                raise ValueError(f"what Adam knows of weight {i} has another shape")
+            adam[i] = moments
+    optimizer.load_state_dict({"state": adam, "param_groups": facts["groups"]})
+    schedule.load_state_dict(facts["schedule"])
+    generator.set_state(tensors["generator"])
+    return facts["history"]
+
+
+def resume_run(folder, settings, state):
+    """Restore what `save_run` kept: the history; ValueError for damage or another training."""
     path = Path(folder) / "last.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.is_file():
         return []
-    parts = {"model": {}, "average": {}, "adam": {}}
     try:
         with safe_open(path, "pt") as file:
             facts = json.loads(file.metadata()["facts"])
-            kept = {name: file.get_tensor(name) for name in file.keys()}
-        numbers = kept.pop("generator")
-        for name, tensor in kept.items():
-            head, _, rest = name.partition(".")
-            parts[head][rest] = tensor
+            tensors = {name: file.get_tensor(name) for name in file.keys()}
+        for name, tensor in tensors.items():
             if not tensor.isfinite().all():
                 raise ValueError(f"{name} is not finite")
         for name, value in settings.items():
             if facts["settings"][name] != value:
                 raise ValueError(f"{name} was {facts['settings'][name]} and is {value}")
-        for name in ("model", "average"):
-            copy.deepcopy(model).load_state_dict(parts[name])
+        restore(copy.deepcopy(state), tensors, facts)  # tried on copies first
     except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(
             f"{path} does not fit this training: delete the folder to start anew, or give another "
             f"({reason})."
         ) from error
-    model.load_state_dict(parts["model"])
-    average.load_state_dict(parts["average"])
-    adam = {}
-    for name, tensor in parts["adam"].items():
-        index, key = name.split(".")
-        adam.setdefault(int(index), {})[key] = tensor
-    optimizer.load_state_dict({"state": adam, "param_groups": facts["groups"]})
-    schedule.load_state_dict(facts["schedule"])
-    generator.set_state(numbers)
-    return facts["history"]
+    return restore(state, tensors, facts)
 
 
 def train_first_generator(model, epochs=100, per_prompt=500, batch=64, seed=0):

@@ -154,7 +154,7 @@ class PromptWidget(ipw.VBox):
     def _on_prompt_message(self, _widget, content, _buffers):
         """Draw on Enter and on nothing else: leaving the box sends no such message."""
         if content.get("event") == "submit":
-            self.draw(after=0.05)  # the last letters may still be on their way
+            self.draw(after=0.2)  # the last letters may still be on their way
 
     def draw(self, after=0.0):
         """Ask for a drawing of what the form says in `after` seconds; unlocked, of another seed."""

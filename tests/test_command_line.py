@@ -1,9 +1,10 @@
-"""The command line: what it prints and writes, its exit statuses, and how fast it starts."""
+"""The command line: what it prints and writes, what it refuses, and which recipe it starts."""
 
+import io
 import re
 import subprocess
 import sys
-import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,25 +12,28 @@ from PIL import Image
 
 from helpers import __main__ as command_line
 from helpers.__main__ import main, preview
-from helpers.checkpoints import checkpoint_paths, save_checkpoint
-from helpers.generator import DEFAULT, FAMILIARITY
+from helpers.checkpoints import save_checkpoint
+from helpers.generator import DEFAULT, TextToImage, picture_to_image
 from helpers.models import ShapesCVAE
+
+HOME = command_line.RECIPES
 
 
 @pytest.fixture(scope="module")
 def letters(tmp_path_factory):
-    """Save an untrained model that reads letters; give its path as text."""
+    """Save an untrained model that reads letters; give its path."""
     torch.manual_seed(0)
-    return str(save_checkpoint(tmp_path_factory.mktemp("c") / "untrained", ShapesCVAE(), {}))
+    return save_checkpoint(tmp_path_factory.mktemp("c") / "untrained", ShapesCVAE(), {})
 
 
 @pytest.fixture
-def draw(letters, tmp_path):
+def draw(letters, tmp_path, monkeypatch):
     """Run the draw command with that checkpoint; return status and the PNG files."""
+    monkeypatch.chdir(tmp_path)
 
     def draw(*arguments):
         out = tmp_path / "out"
-        status = main(["draw", "--checkpoint", letters, "--out", str(out), *arguments])
+        status = main(["draw", "--checkpoint", str(letters), "--out", str(out), *arguments])
         return status, sorted(out.glob("*")) if out.exists() else []
 
     return draw
@@ -38,149 +42,172 @@ def draw(letters, tmp_path):
 def refusal(capsys, status):
     """Return the one sentence on stderr of a command that ended with 2."""
     printed = capsys.readouterr()
-    assert status == 2 and printed.out == ""
+    assert status == 2 and printed.out == "" and len(printed.err) < 400
     assert printed.err.count("\n") == 1 and printed.err.endswith(".\n"), printed.err
     assert "Traceback" not in printed.err and "Errno" not in printed.err
     return printed.err
 
 
-def test_draw_writes_previews_and_names_its_files(draw, capsys):
-    status, paths = draw("circle", "--count", "3", "--seed", "5")
+def test_draw_writes_previews_and_names_its_files(draw, capsys, letters):
+    asked = {"seed": 5, "temperature": 0.25}
+    status, paths = draw("circle", "--count", "3", "--seed", "5", "--temperature", "0.25")
     printed = capsys.readouterr()
     assert status == 0 and len(paths) == 3 and printed.err == ""
     assert printed.out.splitlines()[-3:] == [str(path) for path in paths]
-    for k, path in enumerate(paths, start=1):
+    pictures = TextToImage.load(letters, "cpu").draw("circle", 3, **asked)
+    facts = {"prompt": "circle", "checkpoint": "untrained", "Title": '"circle"'}
+    facts |= {name: str(value) for name, value in asked.items()}
+    for k, (path, picture) in enumerate(zip(paths, pictures, strict=True), start=1):
         assert re.fullmatch(rf"\d{{8}}-\d{{6}}_circle_seed5_{k}\.png", path.name)
         with Image.open(path) as image:
-            assert image.size == (224, 224) and image.text["prompt"] == "circle"
-            assert image.text["seed"] == "5" and image.text["checkpoint"] == "untrained"
-            assert image.text["Title"] == '"circle"'
+            assert image.text == facts | {"index": str(k)}
+            assert image.tobytes() == picture_to_image(picture).tobytes()
     lines = printed.out.splitlines()[:-3]
     assert len(lines) == 14 + 1 + 14 and max(map(len, lines)) == 58
+    assert len(draw("circle", "--seed", "5")[1]) == 4, "nothing is overwritten"
 
 
-def test_same_seed_same_files_and_none_is_overwritten(draw):
-    draw("circle", "--no-preview")
-    _, paths = draw("circle", "--no-preview")
-    _, paths = draw("circle", "--no-preview", "--seed", "1")
-    assert len(paths) == 3
-    pixels = [Image.open(path).tobytes() for path in sorted(paths, key=lambda p: "seed1" in p.name)]
-    assert pixels[0] == pixels[1] != pixels[2]
+def test_any_prompt_is_drawn_and_does_nothing_else(draw, capsys, tmp_path):
+    for prompt in ("-x", "--help", "--out=elsewhere", "$(touch x) `touch y`; touch z > w", "a\0b",
+                   "two\nlines\r\n", "../../a", "%s {a} %(a)s", "\x1b[31mred", "a" * 10_000,
+                   "café \u202e na\u0308ive 👩‍🚀"):
+        status, (path,) = draw("--no-preview", "--", prompt)
+        printed = capsys.readouterr()
+        assert status == 0 and printed.out == f"{path}\n" and printed.err.count("\n") == 1, prompt
+        assert "none of the nine prompts; the nearest I know is" in printed.err
+        plain = prompt.replace("\0", "")
+        with Image.open(path) as image:
+            assert image.text["prompt"] == plain
+            assert image.text["Title"] == f'"{plain}" (not what I know?)'
+        assert [*tmp_path.iterdir()] == [path.parent], prompt
+        path.unlink()
+    assert command_line.make_parser().parse_args(["draw", "a seven"]).checkpoint == DEFAULT
 
 
-def test_no_preview(draw, capsys):
-    _, paths = draw("circle", "--no-preview")
-    assert capsys.readouterr().out == f"{paths[0]}\n"
-
-
-def test_a_prompt_that_is_not_understood_is_drawn_with_a_word_of_doubt(draw, capsys):
-    status, paths = draw("a cat", "--no-preview")
-    assert status == 0 and len(paths) == 1
-    assert "none of the nine prompts; the nearest I know is" in capsys.readouterr().err
-    with Image.open(paths[0]) as image:
-        assert image.text["Title"] == '"a cat" (not what I know?)'
-
-
-def test_the_best_checkpoint_draws_unless_another_is_named():
-    arguments = command_line.make_parser().parse_args(["draw", "a seven"])
-    assert arguments.checkpoint == DEFAULT
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        ([""], "The prompt is empty"),
-        (["   "], "The prompt is empty"),
-        (["12"], "no letter from a to z"),
-        (["circle", "--count", "0"], "at least 1"),
-        (["circle", "--count", "-1"], "at least 1"),
-        (["circle", "--temperature", "nan"], "finite number"),
-        (["circle", "--temperature", "-1"], "finite number"),
-        (["circle", "--device", "abacus"], "no device 'abacus' here: choose one of cpu"),
-        (["circle", "--checkpoint", "nonesuch"], "There is no checkpoint 'nonesuch'"),
-        (["circle", "--checkpoint", ""], "not a checkpoint's name"),
-    ],
-)
-def test_bad_input_is_one_sentence(draw, capsys, arguments, words):
-    status, paths = draw(*arguments)
-    assert words in refusal(capsys, status) and paths == []
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        ([], "required"),
-        (["draw"], "required: prompt"),
-        (["paint", "x"], "invalid choice: 'paint'"),
-        (["draw", "circle", "--count", "1.5"], "--count: invalid int value: '1.5'"),
-        (["draw", "circle", "--seed", "x"], "--seed: invalid int value"),
-        (["draw", "circle", "--colour"], "nrecognized arguments: --colour"),
-    ],
-)
-def test_bad_usage_is_one_sentence(capsys, arguments, words):
-    with pytest.raises(SystemExit) as ended:
-        main(arguments)
-    assert words in refusal(capsys, ended.value.code)
-
-
-def test_unwritable_folders(draw, capsys, tmp_path):
+def test_bad_input_is_one_sentence(draw, capsys, tmp_path, letters):
     (tmp_path / "file").write_text("")
-    for out in (tmp_path / "file", tmp_path / "file" / "below", "/proc/none"):
-        status, _ = draw("circle", "--out", str(out))
-        assert str(out).removesuffix("/below").removesuffix("/none") in refusal(capsys, status)
+    copy = tmp_path / "copy.safetensors"
+    copy.write_bytes(letters.read_bytes()[:-7])
+    copy.with_suffix(".json").write_text("{}")
+    cases = {
+        (" ",): "The prompt is empty", ("12",): "no letter from a to z",
+        ("caf\udce9",): "The prompt holds bytes that are not text",
+        ("circle", "--count", "0"): "is 0: give a whole number from 1 to 100,000",
+        ("circle", "--count", "1000000"): "is 1000000: give a whole number from 1 to 100,000",
+        ("circle", "--temperature", "nan"): "The temperature is nan: give a number from 0 to 1,000",
+        ("circle", "--steps", "2", "--guidance", "3"): 'untrained is no flow: load "mnist-flow"',
+        ("circle", "--device", "abacus"): "no device 'abacus' here: choose one of cpu",
+        ("circle", "--checkpoint", "nonesuch"): "There is no checkpoint 'nonesuch'",
+        ("circle", "--checkpoint", str(copy)): f"{copy} and its JSON are damaged",
+        ("circle", "--checkpoint", ""): "not a checkpoint's name",
+        ("circle", "--out", str(tmp_path / "file" / "below")): "cannot be written, choose another",
+        ("circle", "--out", "/proc/none/such"): "/proc/none",
+    }
+    for arguments, words in cases.items():
+        status, paths = draw(*arguments)
+        assert words in refusal(capsys, status), arguments
+        assert paths == []
 
 
-def test_a_full_disk_leaves_no_half_file(draw, capsys, monkeypatch):
-    def full(self, content):
-        raise OSError(28, "No space left on device", str(self))
+def test_bad_usage_is_one_sentence(capsys):
+    cases = {
+        (): "required", ("draw",): "required: prompt", ("draw", "-x"): "required: prompt",
+        ("paint", "x"): "nvalid choice: 'paint'", ("train",): "required: ",
+        ("draw", "circle", "--count", "1.5"): "--count: invalid int value: '1.5'",
+        ("draw", "circle", "--seed", "1" * 5000): "--seed: invalid int value: …",
+        ("draw", "circle", "two\nlines"): "nrecognized arguments: two lines",
+    }
+    for arguments, words in cases.items():
+        with pytest.raises(SystemExit) as ended:
+            main(arguments)
+        assert words in refusal(capsys, ended.value.code), arguments
 
-    monkeypatch.setattr("pathlib.Path.write_bytes", full)
+
+def test_control_c_and_a_full_disk_leave_no_half_file(draw, capsys, monkeypatch):
+    def fail(*_):
+        raise error
+
+    monkeypatch.setattr("pathlib.Path.write_bytes", fail)
+    error = KeyboardInterrupt()
+    assert draw("circle", "--no-preview") == (130, [])
+    assert capsys.readouterr().err == "Stopped before it was done; what is written is whole.\n"
+    error = OSError(28, "No space left on device", "a.png")
     status, paths = draw("circle")
     assert "No space left" in refusal(capsys, status) and paths == []
 
 
-def test_damaged_weights(letters, capsys, tmp_path):
-    copy = tmp_path / "copy.safetensors"
-    source = command_line.Path(letters)
-    copy.write_bytes(source.read_bytes()[:-7])
-    copy.with_suffix(".json").write_bytes(source.with_suffix(".json").read_bytes())
-    assert "damaged or truncated" in refusal(capsys, main(["draw", "x", "--checkpoint", str(copy)]))
+def test_bytes_that_are_no_text_and_what_is_not_imported(letters, tmp_path):
+    """In a process of its own, as a shell starts it; what is slow to import stays out."""
+    code = f"""
+import sys
+from helpers.__main__ import main
+for words in sys.argv[1:]:
+    print(main(["draw", words, "--no-preview", "--out", "out", "--checkpoint", {str(letters)!r}]))
+print(*sys.modules)
+"""
+    command = [sys.executable, "-c", code, b"caf\xc3\xa9 circle", b"circle \xff"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    *_, first, second, loaded = done.stdout.splitlines()
+    assert (first, second) == ("0", "2") and "torch" in loaded.split(), done.stderr
+    assert "bytes that are not text" in done.stderr and done.stderr.count("\n") == 2
+    slow = {"matplotlib", "sklearn", "sentence_transformers", "ipywidgets"}
+    assert not slow & {*loaded.split()}
+    (path,) = (tmp_path / "out").iterdir()
+    assert Image.open(path).text["prompt"] == "café circle"
 
 
-@pytest.mark.parametrize("command", ["train", "evaluate", "compare"])
-def test_unknown_names_to_the_slow_commands(capsys, command):
-    assert "nonesuch" in refusal(capsys, main([command, "nonesuch"]))
+@pytest.fixture
+def recipes(tmp_path, monkeypatch):
+    """Put other recipes in place, which write down how they were started and end with 7."""
+    folder = tmp_path / "clone" / "checkpoints" / "recipes"
+    folder.mkdir(parents=True)
+    (tmp_path / "clone" / "beside.py").touch()
+    code = f"""
+import sys, pathlib, beside
+words = " ".join([pathlib.Path(__file__).stem, *sys.argv[1:]])
+pathlib.Path({str(tmp_path / "said")!r}).write_text(words)
+sys.exit(7)
+"""
+    for name in ("mnist_style", "compare_training", "compare_styles"):
+        (folder / f"{name}.py").write_text(code)
+    monkeypatch.setattr(command_line, "RECIPES", folder)
+    return tmp_path / "said"
 
 
-def test_compare_styles_is_the_table_of_notebook_11(monkeypatch):
-    called = []
-    monkeypatch.setattr("helpers.style_comparisons.compare_styles", lambda: called.append("11"))
-    monkeypatch.setattr("helpers.comparisons.compare", called.append)
-    assert main(["compare", "styles"]) == main(["compare"]) == 0
-    assert called == ["11", []]
+def test_a_recipe_is_started_and_its_status_is_ours(recipes):
+    cases = {
+        "train mnist-style": "mnist_style train",
+        "evaluate mnist-style --release": "mnist_style evaluate --release",
+        "compare": "compare_training",
+        "compare wider deeper --release": "compare_training wider deeper --release",
+        "compare styles": "compare_styles",
+    }
+    for typed, started in cases.items():
+        assert main(typed.split()) == 7 and recipes.read_text() == started
 
 
-def test_control_c(draw, capsys, monkeypatch):
-    def stop(*_, **__):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(command_line.TextToImage, "draw", stop)
-    status, paths = draw("circle")
-    printed = capsys.readouterr()
-    assert status == 130 and paths == []
-    assert printed.err == "Stopped before it was done; what is written is whole.\n"
-
-
-@pytest.mark.parametrize("width", [20, 58, 80, 200])
-@pytest.mark.parametrize("colours", [0, 256, 2**24])
-def test_preview_fits(width, colours):
-    text = preview(torch.rand(5, 1, 28, 28), width, colours)
-    plain = re.sub(r"\x1b\[[0-9;]*m", "", text)
-    assert max(map(len, plain.splitlines())) <= max(width, 28)
-    assert ("▀" in text) == (colours > 0) == ("\x1b" in text)
+def test_what_has_no_recipe_is_refused(recipes, capsys):
+    for command in ("train", "evaluate"):
+        known = command_line.KNOWN[command]
+        sentence = f"There is no recipe for 'x': choose {known}.\n"
+        assert refusal(capsys, main([command, "x"])) == sentence
+        files = [HOME / f"{name.replace('-', '_')}.py" for name in known.split(", ")]
+        assert all(map(Path.is_file, files)), "what is offered is there"
+    assert "choose shapes-mlp" in refusal(capsys, main(["evaluate", "judges"]))
+    path = command_line.RECIPES / "shapes_mlp.py"
+    sentence = f"There is no {path}: train needs a clone of the project.\n"
+    assert refusal(capsys, main(["train", "shapes-mlp"])) == sentence
+    assert "compare needs a clone" in refusal(capsys, main(["compare", "flows"]))
+    assert not recipes.exists()
 
 
-def test_preview_shows_the_picture():
+def test_preview_shows_the_picture_and_fits():
+    for width in (20, 58, 80, 200):
+        for colours in (0, 256, 2**24):
+            text = preview(torch.rand(5, 1, 28, 28), width, colours)
+            lines = re.sub(r"\x1b\[[0-9;]*m", "", text).splitlines()
+            assert max(map(len, lines)) <= max(width, 28)
+            assert ("▀" in text) == (colours > 0) == ("\x1b" in text)
     picture = torch.zeros(1, 1, 28, 28)
     picture[0, 0, :2, 0] = 1
     assert preview(picture).splitlines()[0] == "@" + " " * 27
@@ -189,59 +216,21 @@ def test_preview_shows_the_picture():
     assert preview(picture, colours=256).startswith("\x1b[38;5;255;48;5;232m▀")
 
 
-def test_colours_only_where_they_show(monkeypatch):
-    class Terminal:
-        encoding = "utf-8"
-
-        def isatty(self):
-            return True
-
+def test_colours_only_where_they_show(draw, monkeypatch, tmp_path):
+    """And a stream that lacks a letter, or is closed, stops nothing."""
     for name in ("NO_COLOR", "COLORTERM", "TERM"):
         monkeypatch.delenv(name, raising=False)
-    terminal = Terminal()
-    assert command_line._colours(terminal) == 256
-    monkeypatch.setenv("COLORTERM", "truecolor")
-    assert command_line._colours(terminal) == 2**24
-    monkeypatch.setenv("NO_COLOR", "1")
-    assert command_line._colours(terminal) == 0
-    monkeypatch.delenv("NO_COLOR")
-    terminal.encoding = "latin-1"
-    assert command_line._colours(terminal) == 0
-    terminal.isatty = lambda: False
-    assert command_line._colours(terminal) == 0
-
-
-def seconds(*arguments):
-    """Time a Python process that must succeed."""
-    start = time.perf_counter()
-    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return time.perf_counter() - start, done
-
-
-@pytest.mark.skipif(
-    not (FAMILIARITY.is_file() and checkpoint_paths(DEFAULT)[0].is_file()), reason="not trained yet"
-)
-def test_the_released_model_draws_soon_after_a_cold_start(tmp_path):
-    """Against importing sentence-transformers alone (through helpers, which mends torchvision)."""
-    command = ["-m", "helpers", "draw", "Can you show me what five looks like?", "--out", tmp_path]
-    imports = ["-c", "import helpers, sentence_transformers"]
-    extra = []
-    for _ in range(2):
-        whole, done = seconds(*command)
-        extra.append(whole - seconds(*imports)[0])
-    assert done.stderr == "" and len(list(tmp_path.iterdir())) == 2
-    assert min(extra) < 1.5, f"{extra} s beyond the import; about 0.6 s on quiet cores"
-
-
-def test_the_slow_imports_stay_out_of_drawing(letters, tmp_path):
-    code = f"""
-import sys
-from helpers.__main__ import main
-assert main(["draw", "circle", "--checkpoint", {letters!r}, "--out", {str(tmp_path)!r}]) == 0
-print(*sys.modules)
-"""
-    _, done = seconds("-c", code)
-    loaded = set(done.stdout.splitlines()[-1].split())
-    assert "torch" in loaded
-    assert not loaded & {"matplotlib", "sklearn", "sentence_transformers", "ipywidgets"}
+    for name, value, encoding, code in (
+        ("TERM", "xterm", "utf-8", "38;5"), ("COLORTERM", "truecolor", "utf-8", "38;2"),
+        ("NO_COLOR", "1", "utf-8", ""), ("TERM", "dumb", "utf-8", ""), ("TERM", "", "ascii", ""),
+    ):
+        with monkeypatch.context() as patch:
+            patch.setenv(name, value)
+            patch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding))
+            patch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+            assert draw("circle", "--out", str(tmp_path / "é"))[0] == 0
+            shown = sys.stdout.buffer.getvalue().decode(encoding)
+        assert f"\x1b[{code}" in shown if code else "\x1b" not in shown, (name, value)
+        assert ("é" if encoding == "utf-8" else r"\xe9") in shown
+    monkeypatch.setattr(sys, "stdout", None)
+    assert draw("circle")[0] == 0

@@ -1,26 +1,16 @@
-"""Strokes: bars and boxes of known measures, real digits made thinner and thicker, the cache."""
+"""Strokes: bars and boxes of known measures, real digits, the cache, ranks and levels."""
 
 import math
-import time
 
 import pytest
 import torch
-import torch.nn.functional as F
+from safetensors.torch import load_file, save
 from skimage.morphology import medial_axis
 from skimage.transform import rescale
 
 from helpers import strokes
 from helpers.mnist import load_mnist, to_float
-from helpers.strokes import (
-    ATTRIBUTES,
-    enlarge,
-    load_strokes,
-    measure_slant,
-    measure_strokes,
-    measure_styles,
-)
-
-THICKNESSES = (1, 2, 3, 4, 6)
+from helpers.strokes import Reference, level_of, load_strokes, measure_strokes
 
 
 @pytest.fixture(scope="module", name="real")
@@ -46,201 +36,146 @@ def bar(degrees, thickness=3.0):
 
 
 def measure(*pictures):
-    """Measure pictures (28, 28): a dict from attribute to a tensor (n,)."""
-    return dict(zip(ATTRIBUTES, measure_strokes(torch.stack(pictures)[:, None]).T, strict=True))
+    measures = measure_strokes(torch.stack(pictures)[:, None])
+    return dict(zip(strokes.ATTRIBUTES, measures.T.tolist(), strict=True))
 
 
-@pytest.mark.parametrize("turn", [False, True])
-def test_thickness_of_bars(turn):
-    bars = [box(t, 18) for t in THICKNESSES]
-    found = measure(*(b.T for b in bars) if turn else bars)["thickness"]
-    known = torch.tensor(THICKNESSES, dtype=torch.float)
-    assert found.tolist() == pytest.approx(known.tolist(), abs=0.01)
+def test_thickness_of_bars():
+    known = (1, 2, 3, 4, 6)
+    bars = [box(t, 18) for t in known]
+    assert measure(*bars)["thickness"] == pytest.approx(known, abs=0.01)
+    assert measure(*(b.T for b in bars))["thickness"] == pytest.approx(known, abs=0.01)
+    leaning = measure(*(bar(degrees, 4.0) for degrees in (-30, 0, 30)))["thickness"]
+    across = 4 * math.cos(math.radians(30))  # thinner than its rows
+    assert leaning == pytest.approx([across, 4, across], abs=0.6)
 
 
-def test_enlarging_leaves_ink_and_paper_as_they_are():
-    """Without the clamp the bicubic filter makes edges blacker than ink and paper below zero."""
-    bars = torch.stack([box(2, 18), box(28, 28), box(0, 0)])[:, None]
-    big = enlarge(bars)
-    assert big.shape == (3, 114, 114) and big.min() == 0 and big.max() == 1
-    rim = torch.ones(114, 114, dtype=torch.bool)
-    rim[1:-1, 1:-1] = False
-    assert not big[:, rim].any(), "paper all around, whatever touches the border"
-    assert (big[1, 1:-1, 1:-1] == 1).all() and not big[2].any()
+def test_width_height_and_size_of_boxes():
+    sizes = ((4, 20), (10, 10), (20, 4), (3, 3), (1, 1), (6, 17))
+    found = measure(*(box(*size) for size in sizes))
+    assert found["width"] == pytest.approx([width for width, _ in sizes], abs=0.1)
+    assert found["height"] == pytest.approx([height for _, height in sizes], abs=0.1)
+    styles = strokes.measure_styles(torch.tensor([[2.0, -5.0, 4.0, 16.0]])).tolist()
+    assert styles == [[2.0, -5.0, 4.0, 8.0]], "the size is the side of a square as large"
 
 
-def test_ink_up_to_the_border_has_a_measure():
-    """A picture that is all ink has no paper but the rim; a line may lie along the border."""
+def test_leaning_right_is_positive_and_does_not_widen_the_box():
+    known = (-40, -25, -10, 0, 5, 20, 35)
+    found = measure(*map(bar, known))
+    assert found["slant"] == pytest.approx(known, abs=2)
+    assert max(found["width"]) < min(found["width"]) + 1.6 < 7
+    assert found["height"] == pytest.approx([20] * 7, abs=0.1)
+
+
+def test_one_percent_of_the_ink_on_either_side_is_left_out():
+    """Specks beside a box of a hundred pixels, in two rows above and below its middle."""
+    for share, reach in ((0.85, 10), (1.2, 18)):
+        picture = box(10, 10)
+        picture[[10, 17], 26] = share / 2
+        found = measure(picture, picture.T)
+        assert found["width"][0] == pytest.approx(reach, abs=0.1) == found["height"][1], share
+
+
+def test_every_picture_has_a_measure():
+    """All ink has no paper but the rim, a line may lie along the border, and paper has no ink."""
     full, line = torch.ones(28, 28), box(28, 3)
-    found = measure(full, 0.3 * full, line, line.roll(13, 0))
-    assert all(values.isfinite().all() for values in found.values())
-    assert found["thickness"].tolist() == pytest.approx([28, 28, 3, 3], abs=0.3)
-    assert found["width"].tolist() == pytest.approx([28] * 4, abs=0.1)
-    assert found["height"].tolist() == pytest.approx([28, 28, 3, 3], abs=0.1)
-    assert found["slant"].tolist() == pytest.approx([0] * 4, abs=0.1)
+    found = measure(full, 0.3 * full, line, line.roll(13, 0), 0 * full)
+    assert found["thickness"] == pytest.approx([28, 28, 3, 3, 0], abs=0.3)
+    assert found["width"] == pytest.approx([28] * 4 + [0], abs=0.1)
+    assert found["height"] == pytest.approx([28, 28, 3, 3, 0], abs=0.1)
+    assert found["slant"] == pytest.approx([0] * 5, abs=0.1)
+    big = strokes.enlarge(torch.stack([box(2, 18), full, 0 * full])[:, None])
+    assert big.min() == 0 and big.max() == 1, "without a clamp edges are blacker than ink"
+    assert (big[1, 1:-1, 1:-1] == 1).all() and big[1].sum() == 112**2, "paper all around"
+    for shape in ((28, 28), (2, 28, 28), (2, 28, 28, 1), (2, 3, 28, 28), (784,)):
+        with pytest.raises(ValueError, match=r"^Pictures have .* not \(.*\): reshape them\.$") as e:
+            measure_strokes(torch.zeros(shape))
+        assert str(shape) in str(e.value)
 
 
-def test_paler_ink_is_about_as_thick(real):
-    """The edge is half of the darkest ink; enlarged grey is not clamped, which costs a little."""
-    black, *greys = (measure_strokes(share * real[:40])[:, 0] for share in (1.0, 0.9, 0.5))
-    for grey in greys:
-        assert (grey - black).abs().max() < 0.5 and (grey - black).abs().mean() < 0.25
-        assert torch.corrcoef(torch.stack([grey, black]))[0, 1] > 0.97
-
-
-def test_thickness_of_leaning_bars():
-    """The thickness of a line is measured across it, so a leaning bar is thinner than its rows."""
-    for degrees in (-30, 0, 30):
-        found = measure(bar(degrees, 4.0))["thickness"].item()
-        assert found == pytest.approx(4 * math.cos(math.radians(degrees)), abs=0.6)
-
-
-@pytest.mark.parametrize("degrees", [-40, -25, -10, 0, 5, 20, 35])
-def test_slant_of_bars(degrees):
-    """Leaning right is positive."""
-    assert measure(bar(degrees))["slant"].item() == pytest.approx(degrees, abs=2)
-
-
-def test_slant_of_mirrored_digits(real):
-    slant = measure_slant(real[:, 0])
-    assert torch.allclose(measure_slant(real[:, 0].flip(2)), -slant, atol=0.01)
-    assert torch.allclose(measure_slant(real[:, 0].flip(1)), -slant, atol=0.01)
-    assert slant.mean() > 0, "people lean to the right"
-
-
-@pytest.mark.parametrize("size", [(4, 20), (10, 10), (20, 4), (3, 3), (1, 1), (6, 17)])
-def test_width_and_height_of_boxes(size):
-    found = measure(box(*size))
-    assert found["width"].item() == pytest.approx(size[0], abs=0.1)
-    assert found["height"].item() == pytest.approx(size[1], abs=0.1)
-
-
-def test_leaning_does_not_widen_the_box():
-    found = measure(*(bar(d) for d in (-40, -20, 0, 20, 40)))
-    assert found["width"].max() - found["width"].min() < 1.6
-    assert found["height"].tolist() == pytest.approx([20] * 5, abs=0.1)
-    across = 20 * math.tan(math.radians(40))
-    assert found["width"].max() < across / 2, "as wide as the bar, not as what it spans"
-
-
-def test_a_speck_does_not_widen_the_box():
-    clean, specked = box(6, 20), box(6, 20)
-    specked[14, 27] = 0.5
-    assert measure(specked)["width"].item() == pytest.approx(measure(clean)["width"].item(), abs=1)
-
-
-def test_moving_a_digit_changes_nothing():
-    here, there = F.pad(box(5, 12), (3, 3, 3, 3))[:28, :28], box(5, 12)
-    found = measure(here, there)
-    for name in ATTRIBUTES:
-        assert found[name][0].item() == pytest.approx(found[name][1].item(), abs=0.01), name
-
-
-def test_nothing_measures_nothing():
-    found = measure_strokes(torch.zeros(2, 1, 28, 28))
-    assert found.shape == (2, 4) and (found == 0).all()
-    mixed = measure_strokes(torch.stack([torch.zeros(28, 28), box(4, 10)])[:, None])
-    assert (mixed[0] == 0).all() and mixed[1, 0] > 3
-
-
-@pytest.mark.parametrize("shape", [(28, 28), (2, 28, 28), (2, 28, 28, 1), (2, 3, 28, 28), (784,)])
-def test_other_shapes_are_refused(shape):
-    with pytest.raises(ValueError, match=r"^Pictures have shape \(n, 1, 28, 28\), not .*\.$") as e:
-        measure_strokes(torch.zeros(shape))
-    assert str(shape) in str(e.value)
-
-
-def test_pictures_are_measured_one_by_one_and_left_alone(real):
-    before = real[:9].clone()
-    together = measure_strokes(real[:9])
-    assert torch.equal(real[:9], before) and together.dtype == torch.float32
-    alone = torch.cat([measure_strokes(picture[None]) for picture in real[:9]])
-    assert torch.allclose(together, alone, atol=1e-3)
-
-
-def test_thinner_and_thicker_digits_are_ranked(real):
-    thin, thick = -F.max_pool2d(-real[:60], 3, 1, 1), F.max_pool2d(real[:60], 3, 1, 1)
-    low, middle, high = (measure_strokes(p)[:, 0] for p in (thin, real[:60], thick))
-    assert (low < middle).float().mean() > 0.95 and (middle < high).all()
+def test_each_digit_has_measures_of_its_own_which_moving_and_mirroring_keep(real):
+    digits, before = real[2:9], real[2:9].clone()  # these may move by two pixels
+    together, moved = measure_strokes(digits), measure_strokes(digits.roll((2, 2), (2, 3)))
+    assert torch.equal(digits, before) and together.dtype == torch.float32
+    alone = torch.cat([measure_strokes(picture[None]) for picture in digits])
+    assert torch.allclose(together, alone, atol=0.001)
+    assert torch.allclose(together, moved, atol=0.05)
+    assert torch.allclose(measure_strokes(digits.flip(3))[:, 1], -together[:, 1], atol=0.01)
+    assert strokes.measure_slant(real[:, 0]).mean() > 0, "people lean to the right"
 
 
 def test_thickness_agrees_with_the_medial_axis(real):
-    """Another skeleton, another enlargement."""
+    """Another skeleton, another enlargement; and paler ink is about as thick."""
     independent = []
     for picture in real[:30, 0].numpy():
         big = rescale(picture, 4, order=1)
         axis, reach = medial_axis(big > big.max() / 2, return_distance=True)
         independent.append(reach[axis].mean() / 2)
-    both = torch.stack([torch.tensor(independent).float(), measure_strokes(real[:30])[:, 0]])
-    assert torch.corrcoef(both)[0, 1] > 0.95
-    assert (both[0] - both[1]).abs().mean() < 0.5
+    ours, paler = (measure_strokes(share * real[:30])[:, 0] for share in (1, 0.5))
+    for other, least in ((torch.tensor(independent).float(), 0.95), (paler, 0.97)):
+        assert torch.corrcoef(torch.stack([ours, other]))[0, 1] > least
+        assert (ours - other).abs().mean() < 0.5
 
 
-def test_sixty_thousand_take_less_than_two_minutes(real):
-    """0.6 ms a picture on a quiet machine; the best of three tries here."""
-    times = []
-    for _ in range(3):
-        start = time.perf_counter()
-        measure_strokes(real)
-        times.append((time.perf_counter() - start) / len(real))
-    assert min(times) < 0.002, times
+def test_mnist_is_measured_once_and_anew_where_what_was_kept_is_not_whole(tmp_path, monkeypatch):
+    """Few pictures instead of MNIST, and four of their pixels instead of measures."""
+    measured, pictures = [], load_mnist(train=False)[0][:510].roll((-9, -9), (1, 2))
 
-
-def test_the_size_is_the_side_of_a_square_as_large():
-    found = measure_styles(torch.tensor([[2.0, -5.0, 4.0, 16.0], [0.0, 0.0, 0.0, 0.0]]))
-    assert found.tolist() == [[2.0, -5.0, 4.0, 8.0], [0.0, 0.0, 0.0, 0.0]]
-
-
-# the cache
-
-
-@pytest.fixture(name="tiny")
-def fixture_tiny(tmp_path, monkeypatch, real):
-    """A data folder of seven test pictures and five training pictures; what was measured."""
-    measured = []
-
-    def load(train, data):
-        assert data == tmp_path
-        (tmp_path / "unpacked").mkdir(exist_ok=True)
-        images = (real[: 5 if train else 7, 0] * 255).round().to(torch.uint8)
-        return images, torch.zeros(len(images), dtype=torch.long)
-
-    def counted(pictures):
+    def measure_quickly(pictures):
         measured.append(len(pictures))
-        return measure_strokes(pictures)
+        return pictures.flatten(1)[:, :4].clone()
 
-    monkeypatch.setattr(strokes, "load_mnist", load)
-    monkeypatch.setattr(strokes, "measure_strokes", counted)
-    return tmp_path, measured
-
-
-def test_measured_once(tiny, real):
-    folder, measured = tiny
-    found = load_strokes(train=False, data=folder)
-    assert torch.allclose(found, measure_strokes(real[:7]), atol=1e-4) and measured == [7]
-    assert torch.equal(load_strokes(train=False, data=folder), found) and measured == [7]
-    assert load_strokes(train=True, data=folder).shape == (5, 4)
-    assert measured == [7, 5]
-    assert torch.equal(load_strokes(train=False, data=folder), found) and measured == [7, 5]
-
-
-@pytest.mark.parametrize("damage", [b"", b"nonsense", None])
-def test_a_damaged_cache_is_measured_anew(tiny, damage):
-    folder, measured = tiny
-    found = load_strokes(train=False, data=folder)
-    (path,) = (folder / "unpacked").iterdir()
+    known = measure_quickly(to_float(pictures))
+    monkeypatch.setattr(strokes, "load_mnist", lambda train: (pictures[: 505 if train else 510], 0))
+    monkeypatch.setattr(strokes, "measure_strokes", measure_quickly)
+    monkeypatch.setattr(strokes, "DATA", tmp_path)
+    folder = tmp_path / "measured"
+    folder.write_bytes(b"a file in the place of the folder")
+    assert torch.equal(load_strokes(train=False), known), "a folder that cannot be written"
+    folder.unlink()
+    assert torch.equal(load_strokes(train=False), known)
+    (path,) = folder.iterdir()
+    assert torch.equal(load_strokes(), known[:505])
+    assert torch.equal(load_strokes(train=False), known), "the training set is kept apart"
+    assert measured[:-1] == [510, 510, 510, 505] and 0 < measured[-1] < 10, "some are checked"
     whole = path.read_bytes()
-    path.write_bytes(whole[:-3] if damage is None else damage)
-    assert torch.equal(load_strokes(train=False, data=folder), found)
-    assert measured == [7, 7] and path.read_bytes() == whole
+    name, nan, other = *load_file(path), known.clone(), known.clone()
+    nan[5], other[499] = math.nan, 1
+    kinds = {
+        "empty": b"", "nonsense": b"?", "cut": whole[:-3], "another name": save({"other": known}),
+        "zeros": save({name: torch.zeros_like(known)}), "one NaN": save({name: nan}),
+        "ten rows": save({name: known[:10]}), "a row more": save({name: known[[*range(510), 0]]}),
+        "float16": save({name: known.half()}), "other measures": save({name: other}),
+    }
+    failures = []
+    for kind, content in kinds.items():
+        path.write_bytes(content)
+        taken = not torch.equal(load_strokes(train=False), known) or measured[-1] != 510
+        if taken or path.read_bytes() != whole:
+            failures.append(kind)
+    assert not failures
 
 
-def test_measures_of_other_lines_are_not_taken(tiny, monkeypatch, tmp_path):
-    """The cache is named after the code that measured."""
-    folder, measured = tiny
-    load_strokes(train=False, data=folder)
-    changed = tmp_path / "strokes.py"
-    changed.write_bytes(b"# measures otherwise\n")
-    monkeypatch.setattr(strokes, "__file__", str(changed))
-    load_strokes(train=False, data=folder)
-    assert measured == [7, 7]
+def test_ranks_and_levels_by_hand():
+    reference = torch.tensor([1.0, 2.0, 3.0, 4.0, 10.0, 10.0, 20.0, 30.0])
+    ours = torch.tensor([0.0, 2.5, 2.0, 9.0, 10.0, 20.0, 15.0])
+    digits, theirs = torch.tensor([0] * 4 + [7] * 4), torch.tensor([0] * 4 + [7] * 3)
+    both = torch.stack([ours, -ours], 1), theirs, torch.stack([reference, -reference], 1), digits
+    ranks = strokes.rank_within_digit(*both)
+    assert ranks[:, 0].tolist() == [0, 0.5, 0.375, 1, 0.25, 0.625, 0.5]  # ties share their middle
+    assert torch.equal(ranks[:, 1], 1 - ranks[:, 0]), "every column by itself"
+    edges = torch.tensor([[0.0, 0.12, 0.121, 0.36, 0.361], [0.64, 0.641, 0.88, 0.881, 1.0]])
+    levels = level_of(edges)  # an edge is the lower's
+    assert levels.tolist() == [[-2, -2, -1, -1, 0], [0, 1, 1, 2, 2]] and levels.dtype == torch.int64
+
+
+def test_drawings_are_ranked_among_the_training_pictures_of_their_digit(monkeypatch):
+    bars = torch.stack([box(t, 18) for t in (1, 2, 3, 4, 3, 4, 5, 6, 9)])[:, None]  # 9 validates
+    digits = torch.tensor([0, 0, 0, 0, 7, 7, 7, 7])
+    monkeypatch.setattr(strokes, "load_splits", lambda: {"train": (bars[:8, 0], digits)})
+    monkeypatch.setattr(strokes, "load_strokes", lambda: measure_strokes(bars))
+    reference = Reference()
+    assert reference.measures.shape == (8, 4) and torch.equal(reference.digits, digits)
+    ranks = reference.rank(bars[[2, 2, 8]], torch.tensor([0, 7, 7]))
+    for column in (0, 2, 3):  # thickness, width and size, while all are upright
+        assert ranks[:, column].tolist() == [0.625, 0.125, 1]

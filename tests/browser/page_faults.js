@@ -1,97 +1,69 @@
-// Runs in the browser: what is wrong with a rendered notebook, one sentence each.
-(formulas) => {
-  const all = (selector) => [...document.querySelectorAll(`main ${selector}`)];
-  const brief = (text) => text.trim().replace(/\s+/g, " ").slice(0, 60);
-  const name = (element) =>
-    `<${element.tagName.toLowerCase()} class="${element.className}"> ` +
-    (element.currentSrc || `"${brief(element.textContent)}"`);
-  const text = (element) => {
-    const copy = element.cloneNode(true);
-    copy.querySelectorAll("pre, code, script, style, .MathJax").forEach((part) => part.remove());
-    return copy.textContent;
-  };
-  const sideways = (element) => element.scrollWidth > element.clientWidth + 1;
-  const scrolls = (element) => /auto|scroll/.test(getComputedStyle(element).overflowX);
-  const cuts = (element) => /hidden|clip/.test(getComputedStyle(element).overflowX);
-  const inScroller = (element) =>
-    element && element !== document.body && (scrolls(element) || inScroller(element.parentElement));
-  const wraps = (pre) => {
-    const before = pre.offsetHeight;
-    [pre, ...pre.children].forEach((part) => (part.style.whiteSpace = "pre"));
-    const after = pre.offsetHeight;
-    [pre, ...pre.children].forEach((part) => (part.style.whiteSpace = ""));
-    return before > after;
-  };
+// Runs in the browser: what is wrong with a rendered notebook or a page of the book, a line each.
+async (formulas) => {
   const faults = [];
-  const complain = (what, elements, describe = name) =>
-    faults.push(...elements.map((element) => `${what}: ${describe(element)}`));
+  const all = (selector) => [...document.querySelectorAll(`main ${selector}`)];
+  const complain = (what, elements) => faults.push(...elements.map((e) =>
+    `${what}: <${e.localName}> ${e.src || e.hash || e.textContent.trim().slice(0, 60)}`));
 
-  complain("broken picture", all("img").filter((img) => !img.naturalWidth), (img) => img.src);
-  complain("picture without a text", all("img").filter((img) => !img.alt.trim()));
+  const pictures = all("img");
+  for (const picture of pictures) picture.loading = "eager";
+  await Promise.all(pictures.map((picture) => picture.decode().catch(() => 0)));
+  complain("broken picture", pictures.filter((img) => !img.naturalWidth));
+  complain("picture without a text", pictures.filter(
+    (img) => img.alt.trim().length < 6 && !img.closest(".jp-OutputArea-output")));
 
   const page = document.scrollingElement;
+  const box = (element) => element.getBoundingClientRect();
+  const flows = (element, how) => how.test(getComputedStyle(element).overflowX);
+  const scrolls = (element) => flows(element, /auto|scroll/);
+  const inScroller = (e) => e && e !== document.body && (scrolls(e) || inScroller(e.parentElement));
   if (page.scrollWidth > page.clientWidth) {
-    const right = (element) => element.getBoundingClientRect().right;
-    const widest = all("*")
-      .filter((element) => right(element) > page.clientWidth && !inScroller(element))
-      .sort((one, other) => right(other) - right(one));
     faults.push(`the page is ${page.scrollWidth} px wide, the window ${page.clientWidth}`);
-    complain("reaches too far", widest.slice(0, 3));
+    complain("reaches too far", all("*").filter(
+      (e) => box(e).right > page.clientWidth && !inScroller(e)).slice(0, 3));
   }
-  const boxes = all("*").filter((element) => sideways(element) && !element.closest(".MathJax"));
-  complain("cut off", boxes.filter(cuts));
   // On a telephone code may scroll and a diagram may wrap; what is said in words may not.
   const wide = page.clientWidth > 1000;
-  complain(
-    "needs scrolling sideways",
-    boxes.filter((box) => scrolls(box) && (wide || box.closest(".jp-MarkdownOutput"))),
-  );
-  if (wide) complain("wraps its lines", all(".jp-MarkdownOutput pre").filter(wraps));
+  const height = (pre, wrap) => {
+    [pre, ...pre.children].forEach((part) => { part.style.whiteSpace = wrap; });
+    return pre.offsetHeight;
+  };
+  const full = all("[class*=jp-], main [class*=jp-] *").filter(
+    (e) => e.scrollWidth > e.clientWidth + 1 && !e.closest(".MathJax"));
+  complain("cut off", full.filter((e) => flows(e, /hidden|clip/)));
+  complain("needs scrolling sideways", full.filter(
+    (e) => scrolls(e) && (wide || e.closest(".jp-MarkdownOutput"))));
+  complain("wraps its lines", all(".jp-MarkdownOutput pre").filter(
+    (pre) => wide && height(pre, "pre") < height(pre, "")));
 
-  const rendered = all(".MathJax").filter((element) => element.offsetWidth && element.offsetHeight);
-  if (rendered.length !== formulas)
-    faults.push(`${rendered.length} formulas rendered, ${formulas} in the notebook`);
-  complain("formula with a fault", [
-    ...all(".MathJax_Error, .merror, .noError"),
-    ...all(".MathJax [style*='color: red']"),
-  ]);
-  const blocks = all(".jp-MarkdownOutput > *");
-  complain(
-    "formula left as typed",
-    blocks.filter((block) => /\$|\\\(|\\\[|\\begin\{/.test(text(block))),
-  );
-  complain(
-    "Markdown left as typed",
-    blocks.filter((block) => /\*\*|\]\(|```|\|\s*:?--|^\s*#+ /m.test(text(block))),
-  );
+  const set = all(".MathJax").filter((e) => e.offsetWidth && e.offsetHeight);
+  if (formulas !== null && set.length !== formulas)
+    faults.push(`${set.length} formulas rendered, ${formulas} in the notebook`);
+  complain("formula with a fault", all(
+    ":is(.MathJax_Error, .merror, .noError, .MathJax [style*='color: red'])"));
+  complain("formula not set", all("math:not(.jp-Cell *)").filter((math) => !box(math).width));
+  complain("code not read", all("pre:not(.jp-Cell *) .err"));
+  const typed = (fault) => all(":is(.jp-MarkdownOutput > *, #text > *)").filter((block) => {
+    const prose = block.cloneNode(true);
+    prose.querySelectorAll("pre, code, math, script, style, .MathJax").forEach((e) => e.remove());
+    return fault.test(prose.textContent);
+  });
+  complain("formula left as typed", typed(/\$|\\[([]|\\begin\{/));
+  complain("Markdown left as typed", typed(/\*\*|\]\(|```|\|\s*:?--|^\s*#+ |\{[a-z]+\}`/m));
 
-  const headings = all("h1, main h2, main h3, main h4, main h5, main h6");
-  const levels = headings.map((heading) => Number(heading.tagName[1]));
-  complain(
-    "heading out of order",
-    headings.filter((_, k) => (k ? levels[k] === 1 || levels[k] > levels[k - 1] + 1 : levels[k] > 1)),
-  );
+  const headings = all(":is(h1, h2, h3, h4, h5, h6)");
+  const levels = [0, ...headings.map((heading) => Number(heading.localName[1]))];
+  complain("heading out of order", headings.filter(
+    (_, k) => levels[k + 1] > levels[k] + 1 || (k && levels[k + 1] === 1)));
   if (!headings.length) faults.push("no heading");
+  complain("anchor that leads nowhere", all("a[href^='#']").filter(
+    ({ hash }) => ![hash, decodeURIComponent(hash)].some((h) => document.getElementById(h.slice(1)))));
+  complain("id used twice", all("[id]").filter((e) => document.getElementById(e.id) !== e));
 
-  complain(
-    "anchor that leads nowhere",
-    all("a[href^='#']").filter(
-      ({ hash }) =>
-        ![hash.slice(1), decodeURIComponent(hash.slice(1))].some((id) => document.getElementById(id)),
-    ),
-    (a) => a.hash,
-  );
-  complain(
-    "empty output",
-    all(".jp-OutputArea-output").filter(
-      (output) => !output.offsetHeight || !(output.innerText.trim() || output.querySelector("img")),
-    ),
-  );
-  complain(
-    "widget that does not show",
-    all(".jp-OutputArea-output, main .jp-MarkdownOutput").filter((output) =>
-      /(Error displaying|Loading) widget|\w+Box\(children=|\w+Model\b.*model_id/.test(output.textContent),
-    ),
-  );
+  const outputs = all(".jp-OutputArea-output");
+  complain("empty output", outputs.filter(
+    (output) => !output.offsetHeight || !(output.innerText.trim() || output.querySelector("img"))));
+  complain("widget that does not show", [...outputs, ...all(".jp-MarkdownOutput")].filter(
+    (e) => /(Error displaying|Loading) widget|Box\(children=|Model\b.*model_id/.test(e.textContent)));
   return faults;
 }

@@ -1,152 +1,80 @@
-"""Teeth: a broken helper turns the suite red.
+"""Teeth: a broken helper or recipe turns the suite red.
 
-Each case copies `helpers` into an empty folder, breaks one line of the copy and runs unit tests
-against it in a process of its own. The same tests pass on a copy that is whole.
+`planted_bugs.toml` lists them. Each is planted alone, in one line of a copy of the project, and the
+test that it names runs there in a process of its own. The same tests pass on a copy that is whole.
 """
 
+import contextlib
+import io
 import os
 import shutil
-import subprocess
 import sys
+import tomllib
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
-
-BREAKS = {
-    "a guidance that is ignored": (
-        "models.py",
-        "return untold + guidance * (told - untold)",
-        "return told",
-        "test_flow_training.py::test_guidance_follows_its_formula",
-    ),
-    "a flow that runs from codes to noise": (
-        "flow_training.py",
-        "codes - noise)",
-        "noise - codes)",
-        "test_flow_training.py::test_the_flow_brings_each_condition_to_its_place",
-    ),
-    "a decoder that returns its mean": (
-        "models.py",
-        "self.expand(torch.cat([z, condition], dim=1))",
-        "self.expand(torch.cat([z * 0, condition], dim=1))",
-        "test_released_models.py::test_pictures_of_a_prompt_differ_as_real_ones_do",
-    ),
-    "a caption for the wrong digit": (
-        "captions.py",
-        "name = str(digit) if numeral else WORDS[digit]",
-        "digit = (digit + 1) % 10; name = str(digit) if numeral else WORDS[digit]",
-        "test_captions.py::test_write_caption",
-    ),
-    "a tokenizer that drops a letter": (
-        "characters.py",
-        "for c in prompt.lower() if c in LETTERS]",
-        "for c in prompt.lower() if c in LETTERS and c != 'q']",
-        "test_characters.py::test_every_letter_has_its_number",
-    ),
-    "a distance that forgets how wide the crowds are": (
-        "metrics.py",
-        "a.trace() + b.trace() - 2 * roots.sum()",
-        "0 * roots.sum()",
-        "test_metrics.py::test_frechet_distance_of_correlated_gaussians",
-    ),
-    "left taken for right": (
-        "strokes.py",
-        "torch.atan(-covariance",
-        "torch.atan(covariance",
-        "test_strokes.py::test_slant_of_bars",
-    ),
-    "captions that name a held-out cell": (
-        "styles.py",
-        "said[rng.randrange(2)] = UNSAID",
-        "pass",
-        "test_styles.py::test_held_out_cells_are_never_both_named",
-    ),
-    "training on the misspellings of the test": (
-        "everyday.py",
-        "shut = tested | taken",
-        "shut = taken",
-        "test_everyday.py::test_training_slips",
-    ),
-    "a penalty that lets unnamed styles collapse": (
-        "style_training.py",
-        "silence * (row - even)",
-        "0 * (row - even)",
-        "test_style_training.py::test_unnamed_ranks_should_be_spread_evenly",
-    ),
-    "training on the sentences of the test": (
-        "everyday.py",
-        "while normal_form(caption) in tested():",
-        "while False:",
-        "test_everyday.py::test_a_caption_that_is_tested_is_written_anew",
-    ),
-    "codes that stay where no caption wants them": (
-        "generator.py",
-        "z = self.model.place(z, conditions)",
-        "pass",
-        "test_generator.py::test_codes_are_placed_before_they_are_decoded",
-    ),
-    "a prior that is taught by drawings which it does not move": (
-        "style_training.py",
-        "model.decode(model.place(z, condition), condition)",
-        "model.decode(z, condition)",
-        "test_style_training.py::test_the_prior_learns_where_the_levels_lie",
-    ),
-    "a doubt that never comes": (
-        "generator.py",
-        "if score > 0.5:",
-        "if score >= 0:",
-        "test_generator.py::test_doubt_begins_at_one_half",
-    ),
-}
-
-# Whatever is installed, the tests must import the copy.
-GUARD = """
-from pathlib import Path
-
-import helpers
-
-assert Path(helpers.__file__).parents[1] == Path(__file__).parents[1], helpers.__file__
-"""
+ROOT = Path(__file__).resolve().parents[2]
+BUGS = tomllib.loads((ROOT / "tests" / "planted_bugs.toml").read_text(encoding="utf-8"))["bug"]
+LINKED = ("data", "checkpoints")  # large and never broken, but for the recipes in it
+HEAVY = ["torch", "pytest", "hypothesis", "anywidget", "matplotlib.pyplot", "skimage.morphology"]
 
 
 def copy_tree(folder):
-    """Lay out a repository of its own: helpers and tests as copies, the large files as links."""
-    shutil.copytree(ROOT / "helpers", folder / "helpers", ignore=lambda *_: ["__pycache__"])
-    (folder / "tests").mkdir()
-    (folder / "tests" / "conftest.py").write_text(GUARD)
-    files = {test.partition("::")[0] for *_, test in BREAKS.values()}
-    for file in files | {"test_captions.py"}:  # others import from it
-        shutil.copy(ROOT / "tests" / file, folder / "tests" / file)
-    for name in ("data", "checkpoints"):
-        (folder / name).symlink_to(ROOT / name, target_is_directory=True)
+    """Lay out a project: helpers, recipes and tests as copies, large files as links."""
+    for name in ("helpers", "tests", "checkpoints/recipes"):
+        shutil.copytree(ROOT / name, folder / name, ignore=lambda *_: ["__pycache__"])
+    for name in LINKED:
+        (folder / name).mkdir(exist_ok=True)
+        for path in (ROOT / name).iterdir():
+            if path.name not in ("recipes", "runs"):
+                (folder / name / path.name).symlink_to(path)
+    shutil.copy(ROOT / "pyproject.toml", folder / "pyproject.toml")
 
 
 def run(folder, tests):
-    """Run tests there; return the exit status (0 passed, 1 some failed) and what was printed."""
-    done = subprocess.run(
-        [sys.executable, "-B", "-m", "pytest", "-q", "-p", "no:cacheprovider",
-         *(f"tests/{test}" for test in tests)],
-        cwd=folder, env=os.environ | {"PYTHONPATH": str(folder)}, capture_output=True, text=True,
-        check=False, timeout=300,
-    )
-    return done.returncode, done.stdout + done.stderr
+    """Run tests there, in this process; return the exit status and what was printed."""
+    os.chdir(folder)
+    sys.dont_write_bytecode = True
+    sys.path[:] = [str(folder), *(p for p in sys.path if Path(p or ".").resolve() != ROOT)]
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(printed):
+        status = pytest.main(["-q", "-x", "-p", "no:cacheprovider", "-p", "no:xdist", "-o",
+                              "addopts=", "--rootdir", str(folder), *tests])
+    import helpers  # noqa: PLC0415  (those of the copy, whatever is installed)
+
+    assert Path(helpers.__file__).parents[1] == folder, helpers.__file__
+    return int(status), printed.getvalue()
 
 
-def test_a_whole_copy_passes(tmp_path):
+@pytest.fixture(scope="module")
+def pool():
+    """Processes that each serve one run and start with the slow imports done."""
+    context = get_context("forkserver")
+    context.set_forkserver_preload(HEAVY)
+    with ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=1) as executor:
+        yield executor
+
+
+def test_a_whole_copy_passes(tmp_path, pool):
     copy_tree(tmp_path)
-    status, printed = run(tmp_path, [test for *_, test in BREAKS.values()])
+    tests = sorted({bug["test"] for bug in BUGS})
+    status, printed = pool.submit(run, tmp_path, tests).result()
     assert status == 0, printed
 
 
-@pytest.mark.parametrize("what", BREAKS)
-def test_red(tmp_path, what):
-    file, whole, broken, test = BREAKS[what]
+def test_there_are_enough():
+    assert len(BUGS) >= 40 and len({bug["what"] for bug in BUGS}) == len(BUGS)
+
+
+@pytest.mark.parametrize("bug", BUGS, ids=lambda bug: bug["what"])
+def test_red(tmp_path, pool, bug):
     copy_tree(tmp_path)
-    path = tmp_path / "helpers" / file
+    path = tmp_path / bug["file"]
     source = path.read_text(encoding="utf-8")
-    assert source.count(whole) == 1, f"{file} has changed: break it in another way here"
-    path.write_text(source.replace(whole, broken), encoding="utf-8")
-    status, printed = run(tmp_path, [test])
+    assert source.count(bug["find"]) == 1, f"{bug['file']} has changed: break it in another way"
+    path.write_text(source.replace(bug["find"], bug["replace"]), encoding="utf-8")
+    status, printed = pool.submit(run, tmp_path, [bug["test"]]).result()
     assert status == 1 and "failed" in printed, printed

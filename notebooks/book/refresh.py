@@ -1,6 +1,6 @@
 """Execute notebooks in place, top to bottom in a fresh kernel, and keep outputs fit to commit.
 
-    python tests/refresh.py [notebooks/01_drawing_shapes.ipynb …]     (all of them without names)
+    python notebooks/book/refresh.py [notebooks/01_drawing_shapes.ipynb …]     (all without names)
 
 Progress bars mean nothing once they are done and widgets nothing without a kernel: the former are
 left out of the outputs, a line of text stands in for the latter. Execution times and versions of
@@ -19,7 +19,7 @@ from pathlib import Path
 import nbformat
 from nbclient import NotebookClient
 
-NOTEBOOKS = Path(__file__).resolve().parents[1] / "notebooks"
+NOTEBOOKS = Path(__file__).resolve().parents[1]
 WIDGET = "application/vnd.jupyter.widget-view+json"
 STAND_IN = "A widget: run this cell in Jupyter to use it."
 NUMBER = re.compile(r"(?<![\w.])-?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?")
