@@ -45,8 +45,8 @@ def make_parser():
 
 
 def run_draw(arguments):
-    """Draw, show, save: everything that can be wrong is looked at before the slow part."""
-    from helpers import generator  # noqa: PLC0415  (wrong arguments need not wait for it)
+    """Load, draw, save, show; the folder is looked at before the prompt is read."""
+    from helpers import generator  # noqa: PLC0415  (the other commands need not wait)
 
     model = generator.TextToImage.load(arguments.checkpoint, arguments.device)
     prompt, folder = arguments.prompt, arguments.out.absolute()

@@ -92,7 +92,7 @@ def familiarity():
     return checkpoints.load_checkpoint(FAMILIARITY)[0]
 
 
-# The probability that a prompt asks for a thing that the model draws, and the nearest known prompt.
+# A score from 0 to 1, of sentences the likeliest digit's probability, and the nearest known prompt.
 Understanding = namedtuple("Understanding", ("score", "nearest"))
 
 
@@ -199,7 +199,7 @@ class TextToImage:
             raise CheckpointError(f"{self.name} was saved without captions: train it again.")
         with _threads_for(1), torch.no_grad():
             embedding = sentence_encoder().encode([prompt])
-            score = familiarity()(embedding).softmax(1)[0, :10].max().item()
+            score = familiarity()(embedding).softmax(1)[0, :10].max().item()  # the rest: no digit
             place = (self.captions.float() @ embedding[0]).argmax().item()
         return Understanding(score, self.texts[place])
 
@@ -283,7 +283,7 @@ def write_new(folder, stem, content):
             with contextlib.suppress(FileExistsError):
                 try:
                     os.link(beside, path)
-                except OSError:  # it is taken, or these files know no links
+                except OSError:  # it is taken, which touch says, or files here know no links
                     path.touch(exist_ok=False)
                     os.replace(beside, path)
                 return path

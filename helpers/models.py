@@ -21,7 +21,7 @@ class Generator(nn.Module):
     reads_styles = False  # whether its head reads how to draw, besides what
 
     def draw(self, inputs, z, **settings):
-        """Read inputs, paint z (n, latent): pictures (n, 1, 28, 28) in [0, 1]."""
+        """Read, then paint z (n, latent): pictures (n, 1, 28, 28), for training and measuring."""
         return self.paint(z, self.read(inputs), **settings)
 
 
@@ -68,7 +68,7 @@ def elbo_terms(logits, pictures, mean, log_variance):
 
 
 class ScaledEmbeddings(nn.Module):
-    """What both heads do to embeddings (n, 384): centre and scale, and add noise in training."""
+    """Base of what reads embeddings (n, 384): centre and scale, and add noise in training."""
 
     def __init__(self, noise):
         super().__init__()
@@ -198,12 +198,12 @@ class ConvCVAE(ConvLayers):
     """Convolutional CVAE of digits, conditioned on a sentence (notebooks 7 and 8)."""
 
     def encode(self, pictures, condition):
-        """Map pictures (n, 1, 28, 28), condition (n, 16) to mean, log variance (n, latent)."""
+        """Map pictures (n, 1, 28, 28), conditions to mean and log variance (n, latent)."""
         h = torch.cat([self.convolutions(pictures), condition], dim=1)
         return self.posterior(h).chunk(2, dim=1)
 
     def decode(self, z, condition):
-        """Map z (n, latent) and condition (n, 16) to pixel logits (n, 1, 28, 28)."""
+        """Map z (n, latent), conditions to pixel logits (n, 1, 28, 28)."""
         h = self.expand(torch.cat([z, condition], dim=1))
         h = modulate(h, self.film1, condition)
         h = F.silu(modulate(self.up1(h), self.film2, condition))
@@ -217,11 +217,11 @@ class ConvCVAE(ConvLayers):
         return self.decode(z, condition), mean, log_variance
 
     def read(self, embeddings, generator=None):
-        """Map embeddings (n, 384) to conditions (n, 16); the head is noisy only in training."""
+        """Map embeddings (n, 384) to conditions; the head is noisy only in training."""
         return self.head(embeddings, generator)
 
     def paint(self, z, condition):
-        """Map z (n, latent) and condition (n, 16) to mean pictures (n, 1, 28, 28) in [0, 1]."""
+        """Map z (n, latent), conditions to mean pictures (n, 1, 28, 28) in [0, 1]."""
         return self.decode(z, condition).sigmoid()
 
 
@@ -253,7 +253,7 @@ class SentenceLayers(ScaledEmbeddings):
 
 
 class StyleHead(nn.Module):
-    """Embeddings (n, 384) → probabilities (n, 34) of ten digits and, for each style, six levels."""
+    """Embeddings (n, 384) → probabilities (n, 34): ten digits; per style five levels and none."""
 
     def __init__(self):
         super().__init__()
@@ -285,7 +285,7 @@ class StyleCVAE(ConvCVAE):
 
     def __init__(self, latent=20):
         super().__init__(latent, condition=34)
-        self.head = StyleHead()                 # n×34
+        self.head = StyleHead()                 # n×34, in place of the PromptHead
         self.prior = nn.Sequential(
             nn.Linear(34, 64), nn.SiLU(),       # n×64
             nn.Linear(64, 2 * latent),          # n×40: mean and log of the standard deviation
