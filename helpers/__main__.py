@@ -37,7 +37,7 @@ def make_parser():
     draw.add_argument("--no-preview", action="store_true", help="do not show them in the terminal")
     draw.set_defaults(run=run_draw)
     for command, names in KNOWN.items():
-        slow = commands.add_parser(command, help=f"{command} what is released, for some minutes")
+        slow = commands.add_parser(command, help=f"{command} anew, into checkpoints/runs (minutes)")
         slow.add_argument("name", nargs="*" if command == "compare" else 1, help=names)
         slow.add_argument("--release", action="store_true", help="replace what is released")
         slow.set_defaults(run=run_recipe)

@@ -6,17 +6,17 @@ Every picture is the first that its model draws with seed 0; none is chosen. Run
 released checkpoint has changed.
 """
 
+import io
 from pathlib import Path
 
 import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from helpers.files import write_whole
 from PIL import Image
 
-from helpers import TextToImage
-from helpers.models import guide
+from helpers import TextToImage, write_whole
+from helpers.flow import guide
 from helpers.plotting import tile
 from helpers.shapes import draw_shapes
 
@@ -84,7 +84,9 @@ def main():
     first, *more = (frame(*what).quantize(32) for *what, _ in shown)
     rest = {"save_all": True, "append_images": more, "loop": 0,
             "duration": [int(seconds * 1000) for *_, seconds in shown]}
-    write_whole(TARGET, lambda beside: first.save(beside, "GIF", **rest))
+    gif = io.BytesIO()
+    first.save(gif, "GIF", **rest)
+    write_whole(TARGET, gif.getvalue())
     print(f"{TARGET.name}: {len(shown)} frames, {TARGET.stat().st_size / 2**10:.0f} KB")
 
 
