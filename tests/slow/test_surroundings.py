@@ -289,7 +289,9 @@ def run_cells(kernel, order):
 def files():
     """Map what a notebook could harm to sizes and times."""
     folders = [ROOT / "notebooks", ROOT / "checkpoints", ROOT / "data"]
-    found = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+    others = {"runs", "measured", "__pycache__"}  # where other tests may write meanwhile
+    found = [path for folder in folders for path in folder.rglob("*")
+             if path.is_file() and not others & set(path.parts)]
     return {path: (path.stat().st_size, path.stat().st_mtime_ns) for path in found}
 
 
