@@ -1,11 +1,12 @@
 """Nine prompts and the programs that draw them, vectorised over a whole batch (notebook 1)."""
 
+import random
+
 import torch
 from torch.utils.data import Dataset
 
 SIDE = 28
-ROWS = torch.arange(SIDE)[None, :, None]     # 1×28×1
-COLUMNS = torch.arange(SIDE)[None, None, :]  # 1×1×28
+ROWS, COLUMNS = torch.arange(SIDE)[None, :, None], torch.arange(SIDE)[None, None]  # 1×28×1, 1×1×28
 
 
 def integers(low, high, n, generator):
@@ -57,16 +58,14 @@ def draw_circle(n, generator):
     """Draw an outline: centre 14±4 in x and y, radius 5-10. Bool tensor (n, 28, 28)."""
     y, x = integers(10, 18, n, generator), integers(10, 18, n, generator)
     radius = integers(5, 10, n, generator)
-    distance = ((ROWS - y) ** 2 + (COLUMNS - x) ** 2).sqrt()
-    return distance.round() == radius
+    return ((ROWS - y) ** 2 + (COLUMNS - x) ** 2).sqrt().round() == radius
 
 
 def draw_square(n, generator):
     """Draw an outline: side 8-15, wholly inside a margin of 2. Bool tensor (n, 28, 28)."""
     side = integers(8, 15, n, generator)
     room = SIDE - 2 * 2 - side + 1  # how many places the upper left corner can take
-    top = 2 + (torch.rand(n, 1, 1, generator=generator) * room).long()
-    left = 2 + (torch.rand(n, 1, 1, generator=generator) * room).long()
+    top, left = 2 + (torch.rand(2, n, 1, 1, generator=generator) * room).long()
     bottom, right = top + side - 1, left + side - 1
     filled = between(top, ROWS, bottom) & between(left, COLUMNS, right)
     hole = between(top + 1, ROWS, bottom - 1) & between(left + 1, COLUMNS, right - 1)
@@ -89,48 +88,49 @@ def draw_sparse_dots(n, generator):
 
 
 DRAW = {
-    "horizontal line": draw_horizontal_line,
-    "vertical line": draw_vertical_line,
-    "two vertical lines": draw_two_vertical_lines,
-    "diagonal line": draw_diagonal_line,
-    "cross": draw_cross,
-    "circle": draw_circle,
-    "square": draw_square,
-    "dense center": draw_dense_center,
-    "sparse dots": draw_sparse_dots,
+    "horizontal line": draw_horizontal_line, "vertical line": draw_vertical_line,
+    "two vertical lines": draw_two_vertical_lines, "diagonal line": draw_diagonal_line,
+    "cross": draw_cross, "circle": draw_circle, "square": draw_square,
+    "dense center": draw_dense_center, "sparse dots": draw_sparse_dots,
 }
 PROMPTS = tuple(DRAW)
+
+
+def whole(number, name, positive=False):
+    """Read an integer of any type as an int; ValueError for all else, a truth value included."""
+    truth = "bool" in str(getattr(number, "dtype", type(number)))
+    if truth or not hasattr(number, "__index__") or (positive and number.__index__() < 1):
+        raise ValueError(f"{name} is {number!r}: give a whole number{' from 1 on' * positive}.")
+    return number.__index__()
 
 
 def draw_shapes(prompt, n=1, seed=0):
     """Draw n pictures of a prompt of `PROMPTS`, by a seed or `torch.Generator`: (n, 28, 28)."""
     if prompt not in DRAW:
-        raise ValueError(f"{prompt!r} is not one of the nine prompts: {', '.join(PROMPTS)}.")
-    if not isinstance(n, int) or isinstance(n, bool) or n < 1:
-        raise ValueError(f"n is {n!r}: ask for a whole number of pictures, at least 1.")
-    generator = seed if isinstance(seed, torch.Generator) else torch.Generator().manual_seed(seed)
-    return DRAW[prompt](n, generator).float()
+        raise ValueError(f"{prompt!r} is not one of the prompts: {', '.join(PROMPTS)}.")
+    if not isinstance(seed, torch.Generator):
+        seed = torch.Generator().manual_seed(whole(seed, "The seed") % 2**64)
+    return DRAW[prompt](whole(n, "n", positive=True), seed).float()
 
 
 def draw_all_shapes(per_prompt, generator):
-    """Draw pictures of every prompt, sorted: (9 * per_prompt, 28, 28), places in `PROMPTS`."""
+    """Draw pictures of every prompt, sorted: (n, 28, 28), and their places in `PROMPTS` (n,)."""
     pictures = torch.cat([draw_shapes(prompt, per_prompt, generator) for prompt in PROMPTS])
     return pictures, torch.arange(len(PROMPTS)).repeat_interleave(per_prompt)
 
 
 class ShapesDataset(Dataset):
-    """Nine prompts, drawn on the fly, `per_prompt` each: item i is always the same picture."""
+    """The prompts, drawn on the fly, `per_prompt` each: item i is always the same picture."""
 
     def __init__(self, per_prompt=500, seed=0):
-        self.per_prompt = per_prompt
-        self.seed = seed
+        self.per_prompt, self.seed = whole(per_prompt, "per_prompt", True), whole(seed, "The seed")
 
     def __len__(self):
         return len(PROMPTS) * self.per_prompt
 
     def __getitem__(self, i):
         """Return (picture, prompt): float32 (28, 28) in [0, 1] and the prompt as text."""
-        if not 0 <= i < len(self):
+        if not 0 <= (i := whole(i, "i")) < len(self):
             raise IndexError(f"There is no item {i}: the items are 0 to {len(self) - 1}.")
-        prompt = PROMPTS[i // self.per_prompt]
-        return draw_shapes(prompt, 1, self.seed * len(self) + i)[0], prompt
+        prompt, key = PROMPTS[i // self.per_prompt], f"{self.seed % 2**64} {self.per_prompt} {i}"
+        return draw_shapes(prompt, 1, random.Random(key).getrandbits(64))[0], prompt

@@ -130,19 +130,22 @@ def test_pictures_are_what_the_notebooks_promise():
     assert prompt_ids.tolist() == [i for i in range(9) for _ in range(3)]
     assert torch.equal(pictures[:3], draw_shapes(PROMPTS[0], 3, 0)) and len(pictures) == 27
     assert not torch.equal(pictures[3:6].transpose(1, 2), pictures[:3]), "the generator goes on"
-    with pytest.raises(ValueError, match=r"^'triangle' is not one of the nine.*: horiz.*dots\.$"):
+    with pytest.raises(ValueError, match=r"^'triangle' is not one of the prompts: horiz.*dots\.$"):
         draw_shapes("triangle")
-    for n in (0, -1, 2.0, "3", None, True):
-        with pytest.raises(ValueError, match="whole number of pictures, at least 1"):
-            draw_shapes("circle", n)
+    no_numbers = [2.0, "3", None, True, np.True_, torch.tensor(True)]
+    for pair in [(n, 0) for n in (*no_numbers, 0, -1)] + [(1, seed) for seed in no_numbers]:
+        with pytest.raises(ValueError, match=r"^(n|The seed) is .*: give a whole number.*\.$"):
+            draw_shapes("circle", *pair)
+    for kind in (np.int64, np.uint8, torch.tensor, type("Own", (int,), {})):
+        assert torch.equal(draw_shapes("circle", kind(4), kind(3)), draw_shapes("circle", 4, 3))
+    assert torch.equal(draw_shapes("circle", 4, -1), draw_shapes("circle", 4, 2**64 - 1))
 
 
 def test_a_dataset_draws_every_item_anew_and_always_alike():
-    dataset, other = ShapesDataset(per_prompt=40), ShapesDataset(per_prompt=40, seed=1)
-    items, pictures = list(dataset), [picture for picture, _ in other]
+    dataset, *others = (ShapesDataset(*args) for args in ((40,), (40, 1), (4, 9), (500,)))
+    items = list(dataset)
     assert len(items) == len(dataset) == 360, "a for loop ends"
     assert [prompt for _, prompt in items] == [p for p in PROMPTS for _ in range(40)]
-    assert torch.equal(dataset[7][0], items[7][0])
     for i, prompt in enumerate(PROMPTS):
         ours = torch.stack([picture for picture, _ in items[40 * i : 40 * (i + 1)]])
         least = {"diagonal line": 10}.get(prompt, 35)  # there are fourteen diagonal lines
@@ -150,7 +153,13 @@ def test_a_dataset_draws_every_item_anew_and_always_alike():
         assert prompt not in PROGRAMS or set(keys(ours.numpy().astype(bool))) <= {
             keys(picture)[0] for picture, _ in every_picture(prompt)
         }
-        assert sum(map(torch.equal, ours, pictures[40 * i : 40 * (i + 1)])) < 15, prompt
-    for place in (360, -1):
+        for other in others:
+            theirs = [other[other.per_prompt * i + k % other.per_prompt][0] for k in range(40)]
+            assert sum(map(torch.equal, ours, theirs)) < 15, prompt
+            assert i < 7 or not {t.numpy().tobytes() for t in theirs} & {*map(bytes, ours.numpy())}
+    backwards = torch.utils.data.Subset(dataset, torch.arange(359, -1, -1))
+    pictures, _ = next(iter(torch.utils.data.DataLoader(backwards, 360)))
+    assert torch.equal(pictures.flip(0), torch.stack([picture for picture, _ in items])), "alike"
+    for place in (len(dataset), np.int64(-1)):
         with pytest.raises(IndexError, match="the items are 0 to 359"):
             dataset[place]
