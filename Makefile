@@ -51,13 +51,15 @@ $(STAMP) $(TESTS): pyproject.toml $(if $(wildcard $(VENV)/.unfinished),interrupt
 	@touch "$(STAMP)" "$@" && rm "$(VENV)/.unfinished"
 
 # Started by root, Jupyter wants to hear that this is meant; without a display it only prints its
-# address. LAB takes further options, as in LAB="--ip 0.0.0.0 --port 9000" for a container.
+# address. LAB takes further options, as in LAB="--ip 0.0.0.0 --port 9000" for a container. What
+# keeps git clean is found in this folder, which is on Python's path here.
 lab: install
 	@options=; \
 	if test "$$(id -u)" = 0; then options=--allow-root; fi; \
 	if test -n "$$SSH_CONNECTION" || { test "$$(uname)" != Darwin && \
 	  test -z "$$DISPLAY$$WAYLAND_DISPLAY$$BROWSER"; }; then options="$$options --no-browser"; fi; \
-	exec "$(RUN)" -m jupyterlab --LabApp.default_url=/lab/tree/notebooks $$options $(LAB)
+	exec "$(RUN)" -m jupyterlab --LabApp.default_url=/lab/tree/notebooks \
+	  --FileContentsManager.pre_save_hook=notebooks.book.lab.keep_kernel $$options $(LAB)
 
 # Ruff is one of the tests, so that pytest's last line tells all. Options stand in pyproject.toml.
 # Two workers of one thread each: two threads in one process spend more time waiting for each other.

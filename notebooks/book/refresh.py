@@ -2,14 +2,14 @@
 
     python notebooks/book/refresh.py [notebooks/01_drawing_shapes.ipynb …]     (all without names)
 
-Progress bars mean nothing once they are done and widgets nothing without a kernel: the former are
-left out of the outputs, a line of text stands in for the latter. Execution times and versions of
-the machine are left out too. What was printed before is compared with what is printed now: each
-number that moved is named, so that prose which quotes it can follow; times always move and are
-only counted.
+They run in the Python that runs this, whatever kernel they name, and are written as JupyterLab
+saves them. Progress bars mean nothing once they are done and widgets nothing without a kernel: the
+former are left out of the outputs; the picture that a widget comes with stands in for the latter,
+or a line of text. Of what editors note about a cell, only what is meant for a reader or a test
+stays. What was printed before is compared with what is printed now: each number that moved is
+named, so that prose which quotes it can follow; times always move and are only counted.
 """
 
-import os
 import re
 import sys
 import time
@@ -17,10 +17,16 @@ from itertools import zip_longest
 from pathlib import Path
 
 import nbformat
+from ipykernel.kernelspec import KERNEL_NAME, get_kernel_dict
+from jupyter_client import AsyncKernelManager
+from jupyter_client.kernelspec import KernelSpec
 from nbclient import NotebookClient
+
+from helpers import write_whole
 
 NOTEBOOKS = Path(__file__).resolve().parents[1]
 WIDGET = "application/vnd.jupyter.widget-view+json"
+KEPT = {"deletable", "editable", "tags"}  # what a cell's metadata may hold
 STAND_IN = "A widget: run this cell in Jupyter to use it."
 NUMBER = re.compile(r"(?<![\w.])-?\d[\d,]*(?:\.\d+)?(?:e[+-]?\d+)?")
 TIME = re.compile(r"\s?(?:s|ms|µs|seconds?|minutes?)\b")
@@ -31,30 +37,42 @@ def all_notebooks():
     return sorted(NOTEBOOKS.glob("[0-9]*.ipynb")) + sorted(NOTEBOOKS.glob("solutions/*.ipynb"))
 
 
+class ThisPython(AsyncKernelManager):
+    """Starts the Python that runs this, whatever kernels are installed."""
+
+    kernel_spec = KernelSpec(**get_kernel_dict())
+
+
+def read(path):
+    """Read a notebook; one without ids of cells, as other editors write it, gets some."""
+    return nbformat.v4.upgrade(nbformat.read(path, as_version=4))
+
+
 def refresh(path):
     """Execute one notebook, write it back and return it; a failing notebook is left as it was."""
-    notebook = nbformat.read(path, as_version=4)
+    notebook = read(path)
     NotebookClient(
         notebook,
         timeout=900,
+        kernel_manager_class=ThisPython,
         resources={"metadata": {"path": str(path.parent)}},
         coalesce_streams=True,
         store_widget_state=False,
     ).execute()
+    spec = ThisPython.kernel_spec
     notebook.metadata = {
-        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
-        "language_info": {"name": "python"},
+        "kernelspec": {
+            "display_name": spec.display_name, "language": spec.language, "name": KERNEL_NAME},
+        "language_info": notebook.metadata.language_info,
     }
     for cell in notebook.cells:
-        cell.metadata.pop("execution", None)
+        cell.metadata = {key: cell.metadata[key] for key in KEPT & cell.metadata.keys()}
         if cell.cell_type == "code":
             cell.outputs = [output for output in cell.outputs if not _is_passing(output)]
             for output in cell.outputs:
-                if WIDGET in output.get("data", {}):
+                if output.get("data", {}).pop(WIDGET, None) and "image/png" not in output.data:
                     output.data = nbformat.from_dict({"text/plain": STAND_IN})
-    beside = path.with_suffix(f".{os.getpid()}")
-    nbformat.write(notebook, beside)
-    os.replace(beside, path)
+    write_whole(path, f"{nbformat.writes(notebook)}\n".encode())
     return notebook
 
 
@@ -95,15 +113,21 @@ def moved(before, after):
 
 
 def _is_passing(output):
-    """Say whether an output is a progress bar: a widget that no cell ends in."""
-    return output.output_type == "display_data" and WIDGET in output.data
+    """Say whether an output is a progress bar: a widget that no cell ends in, with no picture."""
+    data = output.get("data", {})
+    return output.output_type == "display_data" and WIDGET in data and "image/png" not in data
 
 
 if __name__ == "__main__":
     for notebook_path in [Path(name).resolve() for name in sys.argv[1:]] or all_notebooks():
         start = time.perf_counter()
-        as_it_was = nbformat.read(notebook_path, as_version=4)
-        lines, timings = moved(as_it_was, refresh(notebook_path))
+        try:
+            as_it_was = read(notebook_path)
+            lines, timings = moved(as_it_was, refresh(notebook_path))
+        except OSError as error:
+            sys.exit(f"{notebook_path}: {error.strerror or error}")
+        except nbformat.reader.NotJSONError:
+            sys.exit(f"{notebook_path} is no notebook: name a file that ends in .ipynb")
         seconds = time.perf_counter() - start
         print(f"{notebook_path.name}: {seconds:.0f} s, {len(lines)} moved, {timings} times differ")
         print("".join(f"  {line}\n" for line in lines), end="", flush=True)

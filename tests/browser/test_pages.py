@@ -1,10 +1,12 @@
 """Every notebook as a page that nbconvert makes of its outputs, and the book, built without a
 warning: in a browser, as wide as a desk and as a telephone."""
 
+import os
 import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from urllib.parse import unquote, urldefrag, urlsplit
 
@@ -230,3 +232,28 @@ def test_search_menu_and_theme_of_the_book(page, book):
     page.click(".neighbours .next")
     page.wait_for_url("**/10_*.html")
     assert page.evaluate(theme) == "dark"
+
+
+def test_a_notebook_opened_and_saved_is_the_same_to_the_byte(clone, page):
+    path, log = clone / "notebooks" / "02_reading_characters.ipynb", clone.parent / "lab.log"
+    text = path.read_text(encoding="utf-8").replace('"version": "3.', '"version": "3.1')
+    path.write_text(text, encoding="utf-8")  # as another Python has run it
+    options = "LAB=--port 18887 --IdentityProvider.token= --no-browser"
+    settings = {"PYTHONPATH": str(clone), "JUPYTER_CONFIG_DIR": str(clone.parent / "config")}
+    with log.open("w") as file:
+        server = subprocess.Popen(
+            ["make", "-o", "install", "lab", f"VENV={sys.prefix}", options],
+            cwd=clone, stdout=file, stderr=file, env=os.environ | settings)
+    try:
+        while not (address := re.search(r"http://127\.0\.0\.1:\d+/", log.read_text())):
+            assert server.poll() is None, log.read_text()
+            time.sleep(0.2)
+        page.goto(f"{address[0]}lab/tree/notebooks/{path.name}")
+        page.get_by_text("Python 3 (ipykernel) | Idle").wait_for(timeout=60_000)
+        with page.expect_response(lambda it: it.request.method == "PUT" and path.name in it.url):
+            page.keyboard.press("ControlOrMeta+s")
+    finally:
+        page.goto("about:blank")
+        server.terminate()
+        server.wait(30)
+    assert path.read_text(encoding="utf-8") == text
