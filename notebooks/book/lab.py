@@ -5,13 +5,10 @@ from pathlib import Path
 
 
 def keep_kernel(path, model, contents_manager):
-    """Save a notebook with the notes about its kernel that the file has, if that is still its own.
-
-    JupyterLab notes the version of whatever Python it has started, and saves of its own accord.
-    """
+    """Keep what a notebook says of its own kernel: JupyterLab notes which Python it has started."""
     file = Path(contents_manager.root_dir, path.strip("/"))
     if model["type"] == "notebook" and file.exists():
         before = json.loads(file.read_text(encoding="utf-8"))["metadata"]
         after = model["content"]["metadata"]
-        if before.get("kernelspec", {}).get("name") == after.get("kernelspec", {}).get("name"):
-            after |= {key: before[key] for key in ("kernelspec", "language_info") if key in before}
+        if before["kernelspec"]["name"] == after["kernelspec"]["name"]:
+            after |= {key: before[key] for key in ("kernelspec", "language_info")}

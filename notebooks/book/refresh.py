@@ -4,10 +4,10 @@
 
 They run in the Python that runs this, whatever kernel they name, and are written as JupyterLab
 saves them. Progress bars mean nothing once they are done and widgets nothing without a kernel: the
-former are left out of the outputs; the picture that a widget comes with stands in for the latter,
-or a line of text. Of what editors note about a cell, only what is meant for a reader or a test
-stays. What was printed before is compared with what is printed now: each number that moved is
-named, so that prose which quotes it can follow; times always move and are only counted.
+former are left out, the picture beside the latter stands in for it, or a line of text. Execution
+times and what other editors note about a cell are left out too. What was printed before is compared
+with what is printed now: each number that moved is named, so that prose which quotes it can follow;
+times always move and are only counted.
 """
 
 import re
@@ -43,14 +43,9 @@ class ThisPython(AsyncKernelManager):
     kernel_spec = KernelSpec(**get_kernel_dict())
 
 
-def read(path):
-    """Read a notebook; one without ids of cells, as other editors write it, gets some."""
-    return nbformat.v4.upgrade(nbformat.read(path, as_version=4))
-
-
 def refresh(path):
     """Execute one notebook, write it back and return it; a failing notebook is left as it was."""
-    notebook = read(path)
+    notebook = nbformat.v4.upgrade(nbformat.read(path, as_version=4))  # gives old cells an id
     NotebookClient(
         notebook,
         timeout=900,
@@ -59,10 +54,9 @@ def refresh(path):
         coalesce_streams=True,
         store_widget_state=False,
     ).execute()
-    spec = ThisPython.kernel_spec
+    spec = {key: get_kernel_dict()[key] for key in ("display_name", "language")}
     notebook.metadata = {
-        "kernelspec": {
-            "display_name": spec.display_name, "language": spec.language, "name": KERNEL_NAME},
+        "kernelspec": spec | {"name": KERNEL_NAME},
         "language_info": notebook.metadata.language_info,
     }
     for cell in notebook.cells:
@@ -83,7 +77,7 @@ def printed(notebook):
         if cell.cell_type == "code" and cell.execution_count:
             texts = [o.get("text") or o.get("data", {}).get("text/plain", "") for o in cell.outputs]
             pictures = any("image/png" in o.get("data", {}) for o in cell.outputs)
-            shown[cell.id] = [] if pictures else "\n".join(texts).splitlines()
+            shown[cell.get("id")] = [] if pictures else "\n".join(texts).splitlines()
     return shown
 
 
@@ -122,12 +116,10 @@ if __name__ == "__main__":
     for notebook_path in [Path(name).resolve() for name in sys.argv[1:]] or all_notebooks():
         start = time.perf_counter()
         try:
-            as_it_was = read(notebook_path)
+            as_it_was = nbformat.read(notebook_path, as_version=4)
             lines, timings = moved(as_it_was, refresh(notebook_path))
-        except OSError as error:
-            sys.exit(f"{notebook_path}: {error.strerror or error}")
-        except nbformat.reader.NotJSONError:
-            sys.exit(f"{notebook_path} is no notebook: name a file that ends in .ipynb")
+        except (OSError, nbformat.reader.NotJSONError) as error:
+            sys.exit(f"{notebook_path}: {getattr(error, 'strerror', None) or error}")
         seconds = time.perf_counter() - start
         print(f"{notebook_path.name}: {seconds:.0f} s, {len(lines)} moved, {timings} times differ")
         print("".join(f"  {line}\n" for line in lines), end="", flush=True)

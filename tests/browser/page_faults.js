@@ -33,6 +33,8 @@ async (formulas) => {
   complain("cut off", full.filter((e) => flows(e, /hidden|clip/)));
   complain("needs scrolling sideways", full.filter(
     (e) => scrolls(e) && (wide || e.closest(".jp-MarkdownOutput"))));
+  complain("table cell too narrow to be read", all(".wide td").filter(
+    (td) => !wide && td.textContent.length > 80 && td.offsetWidth < 250));
   complain("wraps its lines", all(".jp-MarkdownOutput pre").filter(
     (pre) => wide && height(pre, "pre") < height(pre, "")));
 

@@ -4,6 +4,7 @@ warning: in a browser, as wide as a desk and as a telephone."""
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -17,7 +18,7 @@ import pytest
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 ROOT = Path(__file__).resolve().parents[2]
-NOTEBOOKS = [*ROOT.glob("notebooks/[0-9]*.ipynb"), *ROOT.glob("notebooks/solutions/[0-9]*.ipynb")]
+NOTEBOOKS = sorted(ROOT.glob("notebooks/**/[0-9]*.ipynb"))
 FAULTS = Path(__file__).with_name("page_faults.js").read_text(encoding="utf-8")
 # The packaged MathJax has one font, which it must be told. Its fallbacks ask for files that are not
 # in the package: assistive MathML for another font, and a blank one at an address Chromium refuses.
@@ -32,7 +33,7 @@ AsItIs = type("AsItIs", (str,), {"select": lambda *_: []})
 def build(folder):
     """Begin to build the book in a folder."""
     return subprocess.Popen(
-        [sys.executable, folder / "notebooks" / "book" / "build.py"],
+        [sys.executable, folder / "notebooks" / "book" / "build.py"], start_new_session=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, encoding="utf-8")
 
 
@@ -179,12 +180,24 @@ def test_a_book_with_a_fault_is_refused(serve, tmp_path):
     (tmp_path / "myst.yml").write_text(f"{config}{files}site:\n  template: notebooks/book/theme\n")
     (tmp_path / "notebooks" / "glossary.md").write_text("# Glossary\n\n## logits\n\nNumbers.\n")
     elsewhere = serve(ROOT / "notebooks" / "figures")
+    html, left = tmp_path / "_build" / "html", tmp_path / "_build" / "html.new" / "left.html"
+    for file in (html / "index.html", left):
+        file.parent.mkdir(parents=True)
+        file.write_text("the old book")
     for faults in BOOKS:
         text = "\n\n".join(["# A page", *faults]).replace("ELSEWHERE/", elsewhere)
         (tmp_path / "notebooks" / "page.md").write_text(text)
         process = build(tmp_path)
         said = process.communicate(timeout=120)[0]
         assert process.returncode and all(sign in said for sign in faults.values()), said
+        assert [file.read_text() for file in html.iterdir()] == ["the old book"]
+    killed = build(tmp_path)
+    time.sleep(0.5)
+    os.killpg(killed.pid, signal.SIGKILL)
+    assert [file.read_text() for file in html.iterdir()] == ["the old book"]
+    (tmp_path / "notebooks" / "page.md").write_text("# A page")
+    assert build(tmp_path).wait(120) == 0 and "Numbers." in (html / "index.html").read_text()
+    assert not (html / "left.html").exists() and {*html.parent.glob("html*")} == {html}
 
 
 def test_every_page_of_the_book_is_whole_and_every_link_leads_to_a_place(page, book):
@@ -202,8 +215,48 @@ def test_every_page_of_the_book_is_whole_and_every_link_leads_to_a_place(page, b
         if not place.is_file() or anchor not in anchors.get(link, [anchor]):
             faults.append(f"{name}: {link}#{anchor} leads nowhere")
     assert len(links) > 500 and not faults, "\n".join(faults)
-    stems = {path.stem for path in NOTEBOOKS} | {"index", "glossary", "bibliography"}
-    assert stems <= {Path(name).stem for name in names}
+    assert {"index.html", "glossary.html", "bibliography.html"} <= set(names)
+    for path in NOTEBOOKS:
+        page.goto(address + path.relative_to(ROOT / "notebooks").with_suffix(".html").as_posix())
+        stored = [o for cell in nbformat.read(path, 4).cells for o in cell.get("outputs", [])]
+        assert page.locator(".outputs > *").count() == len(stored) > 0, path
+
+
+FIRST = """words => words.map(word => {
+  const box = document.querySelector("dialog input");
+  box.value = word;
+  box.dispatchEvent(new Event("input"));
+  return document.querySelector("#hits strong")?.textContent;
+})"""
+
+
+def test_search_ranks_the_definition_of_a_word_first(page, book):
+    text = (book[0].parents[1] / "notebooks" / "glossary.md").read_text(encoding="utf-8")
+    asked = {entry: entry for entry in re.findall("^## (.+)$", text, re.MULTILINE)}
+    asked |= {"latent": "latent z", "KL divergence": "KL", "Prompts": "prompt"}
+    page.goto(book[1])
+    page.keyboard.press("/")
+    page.wait_for_function("window.bookRecords")
+    found = page.evaluate(FIRST, list(asked))
+    assert found == [f"Glossary › {entry}" for entry in asked.values()] and len(found) > 50
+
+
+def test_code_is_copied_with_the_keyboard_and_said_to_be(page, book):
+    page.context.grant_permissions(["clipboard-read"])
+    page.goto(book[1] + "01_drawing_shapes.html")
+    page.locator("pre.cell").first.focus()
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    page.locator("[role=status]", has_text="Copied").wait_for()
+    code = next(c for c in nbformat.read(NOTEBOOKS[0], 4).cells if c.cell_type == "code")
+    assert page.evaluate("navigator.clipboard.readText()") == code.source
+
+
+def test_a_laptop_shows_what_is_on_the_page(page, book):
+    page.set_viewport_size({"width": 1366, "height": 768})
+    page.goto(book[1] + "04_shapes_cvae.html")
+    page.locator("#sections a").last.click()
+    assert urldefrag(page.url)[1]
 
 
 def test_search_menu_and_theme_of_the_book(page, book):
@@ -212,8 +265,8 @@ def test_search_menu_and_theme_of_the_book(page, book):
         page.keyboard.press("/")
         page.fill("dialog input", "xylophone")
         page.wait_for_selector("#count >> text=Nothing found")
-        page.fill("dialog input", "posterior collapse")
-        page.wait_for_selector("#hits a >> text=ollapse")
+        page.fill("dialog input", "logits")
+        page.wait_for_selector("#hits a >> text=logits")
         page.keyboard.press("Enter")
         page.wait_for_url(lambda url: "solutions/03" not in url)
     page.set_viewport_size({"width": 390, "height": 900})
@@ -227,7 +280,6 @@ def test_search_menu_and_theme_of_the_book(page, book):
         page.emulate_media(color_scheme=scheme)
         page.goto(book[1] + "09_interactive_sampling.html")
         assert page.evaluate(theme) == scheme
-    assert "A widget: run this cell in Jupyter to use it." in page.inner_text("main")
     page.click("#theme")
     page.click(".neighbours .next")
     page.wait_for_url("**/10_*.html")
@@ -238,12 +290,11 @@ def test_a_notebook_opened_and_saved_is_the_same_to_the_byte(clone, page):
     path, log = clone / "notebooks" / "02_reading_characters.ipynb", clone.parent / "lab.log"
     text = path.read_text(encoding="utf-8").replace('"version": "3.', '"version": "3.1')
     path.write_text(text, encoding="utf-8")  # as another Python has run it
-    options = "LAB=--port 18887 --IdentityProvider.token= --no-browser"
     settings = {"PYTHONPATH": str(clone), "JUPYTER_CONFIG_DIR": str(clone.parent / "config")}
-    with log.open("w") as file:
-        server = subprocess.Popen(
-            ["make", "-o", "install", "lab", f"VENV={sys.prefix}", options],
-            cwd=clone, stdout=file, stderr=file, env=os.environ | settings)
+    server = subprocess.Popen(
+        ["make", "-o", "install", "lab", f"VENV={sys.prefix}",
+         "LAB=--port 18887 --IdentityProvider.token= --no-browser"],
+        cwd=clone, stdout=log.open("w"), stderr=subprocess.STDOUT, env=os.environ | settings)
     try:
         while not (address := re.search(r"http://127\.0\.0\.1:\d+/", log.read_text())):
             assert server.poll() is None, log.read_text()

@@ -38,15 +38,19 @@ const open = async () => {
   show();
 };
 
-const plain = (text) => text.toLowerCase().normalize("NFKD").replace(/\p{M}/gu, "");
+const plain = (text) => text.toLowerCase().normalize("NFKD").replace(/\p{M}/gu, "")
+  .replace(/[-\u2010-\u2013]/g, " ").replaceAll("iz", "is");  // however hyphens and -ise are typed
 
-function score(record, words) {
-  const [, title, heading, content] = record.map(plain);
-  let sum = 0;
-  for (const word of words) {
-    const points = (heading.includes(word) && !content ? 8 : 0) +
-      (title.includes(word) && !heading && !content ? 12 : 0) + (content.includes(word) ? 2 : 0);
-    if (!points && !heading.includes(word) && !title.includes(word)) return 0;
+// The words' places, and above all of them the entry of the glossary that is about what was typed.
+function score([url, ...texts], typed) {
+  const [title, heading, content] = texts.map(plain);
+  const entry = url.startsWith("glossary.html#");
+  const about = entry && (heading.startsWith(typed) || typed.startsWith(heading));
+  let sum = about ? 1000 - Math.abs(heading.length - typed.length) : Number(entry);
+  for (const word of typed.split(" ")) {
+    const points = (heading.includes(word) ? 8 + 20 * entry : 0) +
+      (title.includes(word) && !heading ? 12 : 0) + (content.includes(word) ? 2 : 0);
+    if (!points && !title.includes(word) && !about) return 0;
     sum += points;
   }
   return sum;
@@ -62,13 +66,13 @@ function excerpt(text, words) {
 }
 
 function show() {
-  const words = plain(input.value).split(/\s+/).filter(Boolean);
+  const typed = plain(input.value).trim().replace(/\s+/g, " ");
   const hits = byId("hits");
   hits.replaceChildren();
   byId("count").textContent = "";
-  if (!words.length || !window.bookRecords) return;
+  if (!typed || !window.bookRecords) return;
   const found = window.bookRecords
-    .map((record) => [score(record, words), record])
+    .map((record) => [score(record, typed), record])
     .filter(([points]) => points)
     .sort((a, b) => b[0] - a[0]);
   byId("count").textContent = found.length ? `${found.length} places` : "Nothing found";
@@ -78,7 +82,7 @@ function show() {
     const strong = document.createElement("strong");
     strong.textContent = heading ? `${title} › ${heading}` : title;
     const words_ = document.createElement("span");
-    words_.textContent = content ? excerpt(content, words) : "";
+    words_.textContent = content ? excerpt(content, typed.split(" ")) : "";
     link.append(strong, words_);
     const item = document.createElement("li");
     item.append(link);
@@ -101,3 +105,23 @@ addEventListener("keydown", (event) => {
     open();
   }
 });
+
+// A button on every cell of code; where the browser has no clipboard, the code is left selected
+for (const code of document.querySelectorAll("pre:is(.cell, .listing) > code")) {
+  const box = document.createElement("div");
+  const button = document.createElement("button");
+  box.className = "code";
+  button.className = "copy";
+  button.textContent = "Copy";
+  code.parentElement.before(box);
+  box.append(code.parentElement, button);
+  button.addEventListener("click", async () => {
+    let said = "Copied";
+    try { await navigator.clipboard.writeText(code.textContent); } catch {
+      getSelection().selectAllChildren(code);
+      if (!document.execCommand("copy")) said = "Selected";
+    }
+    button.textContent = byId("said").textContent = said;
+    setTimeout(() => { button.textContent = "Copy"; byId("said").textContent = ""; }, 2000);
+  });
+}

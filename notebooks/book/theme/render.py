@@ -97,11 +97,7 @@ class Writer:
             raise SystemExit(f"{self.page.source}: {url} would be fetched from elsewhere")
         return escape(self.page.to("files" + url))
 
-    def on_root(self, node):
-        return self.all(node)
-
-    def on_block(self, node):
-        return self.all(node)
+    on_root = on_block = all
 
     def on_text(self, node):
         return escape(node["value"], quote=False)
@@ -161,12 +157,20 @@ class Writer:
         return f'<img src="{self.public(node["url"])}" alt="{alt}"{width} loading="lazy">'
 
     def on_table(self, node):
-        return f'<div class="wide" tabindex="0"><table>{self.all(node)}</table></div>'
+        # On a telephone, one with much text is folded: each cell stands below its heading.
+        texts = []
+        for name, *cells in zip(*(row["children"] for row in node["children"]), strict=False):
+            texts.append([re.sub("<[^>]+>", "", self.all(cell)) for cell in (name, *cells)])
+            for cell in cells:
+                cell["below"] = texts[-1][0]
+        kind = "wide fold" if sum(min(40, max(map(len, text))) for text in texts) > 75 else "wide"
+        return f'<div class="{kind}" tabindex="0"><table>{self.all(node)}</table></div>'
 
     def on_tableCell(self, node):
         tag = "th" if node.get("header") else "td"
         align = f' style="text-align:{node["align"]}"' if node.get("align") else ""
-        return f"<{tag}{align}>{self.all(node)}</{tag}>"
+        name = f' data-name="{escape(node["below"])}"' if node.get("below") else ""
+        return f"<{tag}{align}{name}>{self.all(node)}</{tag}>"
 
     def on_inlineCode(self, node):
         return f"<code>{escape(node['value'], quote=False)}</code>"
@@ -185,13 +189,10 @@ class Writer:
             f'<pre class="{kind}" tabindex="0"><code>{inner.rstrip()}</code></pre>' if text else ""
         )
 
-    def on_inlineMath(self, node):
-        return self.formula(node)
-
     def on_math(self, node):
-        return f'<div class="formula" tabindex="0">{self.formula(node)}</div>'
+        return f'<div class="formula" tabindex="0">{self.on_inlineMath(node)}</div>'
 
-    def formula(self, node):
+    def on_inlineMath(self, node):
         found = re.search(r"<math\b.*</math>", node.get("html", ""), re.DOTALL)
         if found is None:
             raise SystemExit(f"{self.page.source}: KaTeX could not read {node['value']}")
@@ -266,8 +267,8 @@ def download(writer, page):
 
 
 def records(book):
-    """What the search looks through: the headings and the words below each."""
-    found = []
+    """What the search looks through: each heading with the words below it."""
+    found = {}
     for record in json.loads(read(SITE / "myst.search.json"))["records"]:
         page, anchor = book.resolve(record["url"])
         if page is None:
@@ -275,8 +276,9 @@ def records(book):
         levels = [record["hierarchy"].get(f"lvl{k}") for k in range(2, 7)]
         heading = next((level for level in reversed(levels) if level), "")
         url = page.path + (f"#{anchor}" if anchor else "")
-        found.append([url, page.title, heading, record.get("content", "")])
-    return found
+        place = found.setdefault(url, [url, page.title, heading, ""])
+        place[3] = f"{place[3]} {record.get('content', '')}".strip()
+    return list(found.values())
 
 
 def main():
