@@ -10,5 +10,6 @@ def keep_kernel(path, model, contents_manager):
     if model["type"] == "notebook" and file.exists():
         before = json.loads(file.read_text(encoding="utf-8"))["metadata"]
         after = model["content"]["metadata"]
-        if before["kernelspec"]["name"] == after["kernelspec"]["name"]:
-            after |= {key: before[key] for key in ("kernelspec", "language_info")}
+        names = [notes.get("kernelspec", {}).get("name") for notes in (before, after)]
+        if names[0] == names[1]:
+            after |= {key: before[key] for key in ("kernelspec", "language_info") if key in before}

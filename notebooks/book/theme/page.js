@@ -82,7 +82,7 @@ function show() {
     const strong = document.createElement("strong");
     strong.textContent = heading ? `${title} › ${heading}` : title;
     const words_ = document.createElement("span");
-    words_.textContent = content ? excerpt(content, typed.split(" ")) : "";
+    words_.textContent = content ? excerpt(content, url.startsWith("glossary.html#") ? [] : typed.split(" ")) : "";
     link.append(strong, words_);
     const item = document.createElement("li");
     item.append(link);
