@@ -2,6 +2,8 @@
 // Whatever people have typed is set as text, never as HTML.
 
 const SIDE = 28;
+const FRAME = 8;  // pixels of a button around its picture
+const SHEET = [632, 312];  // for all pictures, whatever their number
 
 function paint(canvas, greys) {
   const context = canvas.getContext("2d");
@@ -10,14 +12,34 @@ function paint(canvas, greys) {
   context.putImageData(pixels, 0, 0);
 }
 
+// The grid that leaves n pictures largest, in whole pixels, and no row much shorter than another.
+function layOut(n) {
+  const zoom = (columns) => Math.floor(Math.min(
+    SHEET[0] / columns - FRAME, SHEET[1] / Math.ceil(n / columns) - FRAME) / SIDE);
+  let best = 1;
+  for (let columns = 2; columns <= n; columns += 1) {
+    if (zoom(columns) >= zoom(best)) best = columns;
+  }
+  return [Math.ceil(n / Math.ceil(n / best)), Math.max(zoom(best), 1) * SIDE + FRAME];
+}
+
 function pictureButton(model, k) {
   const button = document.createElement("button");
   const canvas = document.createElement("canvas");
   canvas.width = canvas.height = SIDE;
   button.type = "button";
-  button.append(canvas);
-  button.addEventListener("click", () => model.send({ keep: k }));
+  button.append(canvas, document.createElement("span"), document.createElement("span"));
+  button.addEventListener("click", () => model.send({ [model.get("deed")]: k }));
   return button;
+}
+
+// What to write below drawings: their prompts; their seeds and whatever else is not the same for all.
+function nameAll(every) {
+  const told = ([key]) => key === "seed"
+    || (key !== "prompt" && every.some((facts) => facts[key] !== every[0][key]));
+  const part = ([key, value]) => (key === "checkpoint" ? value : `${key} ${value ?? "auto"}`);
+  return every.map((facts) => (
+    [facts.prompt, Object.entries(facts).filter(told).map(part).join(" · ")]));
 }
 
 // JupyterLab takes arrow keys and letters for its own commands unless the focused element says no.
@@ -28,12 +50,16 @@ function keepKeys({ target }) {
 function render({ model, el }) {
   const status = document.createElement("p");
   const sheet = document.createElement("div");
+  el.classList.add("prompt-pictures", model.get("deed") || "still");
+  sheet.className = model.get("deed") === "restore" ? "past" : "pictures";
   status.setAttribute("role", "status");
-  sheet.className = "pictures";
   sheet.setAttribute("role", "group");
   el.append(status, sheet);
 
-  const say = () => { status.textContent = model.get("message"); };
+  const say = () => {
+    status.textContent = model.get("message");
+    status.dataset.tone = model.get("tone");
+  };
 
   // Canvases that stand are painted over, so nothing flickers and the focus stays where it is.
   const show = () => {
@@ -42,8 +68,9 @@ function render({ model, el }) {
     const n = greys.length / SIDE ** 2;
     while (sheet.children.length > n) sheet.lastChild.remove();
     while (sheet.children.length < n) sheet.append(pictureButton(model, sheet.children.length));
-    sheet.style.setProperty("--columns", model.get("columns"));
-    sheet.style.setProperty("--side", `${model.get("side")}px`);
+    const [columns, side] = layOut(n);
+    sheet.style.setProperty("--columns", columns);
+    sheet.style.setProperty("--side", `${side}px`);
     [...sheet.children].forEach((button, k) => {
       paint(button.firstChild, greys.subarray(k * SIDE ** 2, (k + 1) * SIDE ** 2));
     });
@@ -52,23 +79,25 @@ function render({ model, el }) {
 
   const mark = () => {
     const kept = new Set(model.get("kept"));
-    const keepable = model.get("keepable");
-    sheet.setAttribute("aria-label", model.get("label"));
+    const label = model.get("label");
+    const names = nameAll(model.get("facts"));
+    sheet.setAttribute("aria-label", label);
     [...sheet.children].forEach((button, k) => {
-      const name = `Picture ${k + 1} of ${sheet.children.length}: ${model.get("label")}`;
+      const name = names[k]?.join(" · ") ?? `Picture ${k + 1} of ${sheet.children.length}: ${label}`;
       const deed = kept.has(k) ? "kept" : "press to keep it";
-      button.disabled = !keepable;
+      button.disabled = !model.get("deed");
       button.classList.toggle("kept", kept.has(k));
-      button.title = keepable ? deed : "";
-      button.setAttribute("aria-label", keepable ? `${name}; ${deed}` : name);
+      [0, 1].forEach((row) => { button.children[row + 1].textContent = names[k]?.[row] ?? ""; });
+      button.title = names[k] ? name : (button.disabled ? "" : deed);
+      button.setAttribute("aria-label", button.disabled || names[k] ? name : `${name}; ${deed}`);
     });
   };
 
   const wait = () => { sheet.setAttribute("aria-busy", model.get("busy")); };
 
-  model.on("change:message", say);
+  model.on("change:message change:tone", say);
   model.on("change:greys", show);
-  model.on("change:label change:kept", mark);
+  model.on("change:label change:kept change:facts", mark);
   model.on("change:busy", wait);
   say();
   show();

@@ -5,6 +5,7 @@ const NAMES = ["across", "up"];
 function render({ model, el }) {
   const pad = document.createElement("div");
   const dot = document.createElement("span");
+  el.classList.add("prompt-point");
   pad.className = "pad";
   pad.append(dot);
   el.append(pad);

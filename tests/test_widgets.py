@@ -1,15 +1,20 @@
 """The widgets without a browser: the handler, the form, the plane (see also tests/browser)."""
 
+import gc
+import math
 import threading
+import time
 import warnings
+import weakref
 
 import pytest
 import torch
+from ipywidgets.widgets.widget import _instances
 from PIL import Image
 
 from helpers import widgets
 from helpers.flow import LatentFlow
-from helpers.generator import DEFAULT, TextToImage
+from helpers.generator import DEFAULT, TextToImage, save_picture
 from helpers.models import ShapesCVAE
 from helpers.widgets import Pictures, PromptWidget, draw_from_form, plane_widget, prompt_widget
 
@@ -48,6 +53,12 @@ def click(button, form):
     return form.view.greys
 
 
+def press(view, form, **message):
+    view._handle_custom_msg(message, [])
+    form.jobs.join()
+    return form.view.greys
+
+
 def greys(pictures):
     view = Pictures()
     view.show(pictures, "")
@@ -67,19 +78,11 @@ class Gate:
         return draw_from_form(model, prompt, **settings)
 
 
-def test_the_layout_uses_the_sheet():
-    for n in range(1, 33):
-        columns, side = widgets.best_layout(n)
-        assert columns * side <= widgets.SHEET[0] and -(-n // columns) * side <= widgets.SHEET[1]
-        assert (side - widgets.FRAME) % 28 == 0 and side >= 2 * 28 + widgets.FRAME
-    assert widgets.best_layout(1)[0] == 1 and widgets.best_layout(8)[0] == 4
-
-
 def test_pictures_become_greys_with_dark_ink_in_one_message(monkeypatch):
     view, sent = Pictures(kept=[1]), []
     monkeypatch.setattr(Pictures, "send_state", lambda self, key=None: sent.append(sorted(key)))
     view.show(torch.tensor([0.0, 0.5, 2.0]).view(3, 1, 1, 1).expand(3, 1, 28, 28), "label", "words")
-    assert sent == [["columns", "greys", "kept", "label", "message", "side"]], "never a mix"
+    assert sent == [["greys", "kept", "label", "message"]], "never a mix"
     assert view.greys == bytes([255] * 784 + [128] * 784 + [0] * 784)
 
 
@@ -146,16 +149,28 @@ def test_clicks_while_it_draws_bring_one_more_drawing(form, monkeypatch):
     assert gate.prompts == ["circle", "sparse dots"]
 
 
-def test_an_error_leaves_the_pictures_and_the_thread(form, monkeypatch):
+def test_an_error_leaves_the_pictures_and_the_form(form, monkeypatch):
     before = click(form.draw_button, form)
-    form.prompt.value = ""
-    assert click(form.draw_button, form) == before and "The prompt is empty" in form.view.message
-    form.prompt.value = "cross"
+    wrong = {
+        "prompt": ("", "The prompt is empty"),
+        "count": (40, "The number of pictures is 40: give a whole number from 1 to 32."),
+        "seed": (2.5, "The seed is 2.5"), "temperature": (-1, "The temperature is -1"),
+    }
+    for name, (value, words) in wrong.items():
+        control = getattr(form, name)
+        usual, control.value = control.value, value
+        assert click(form.draw_button, form) == before and words in form.view.message
+        assert control.value == value and form.view.tone == "error", "nothing becomes another"
+        control.value = usual
+    form.prompt.value, form.seed.value, form.temperature.value = "cross", -5, 9
     with monkeypatch.context() as patch:
         patch.setattr(TextToImage, "title", lambda self, prompt: 1 / 0)
         click(form.draw_button, form)
         assert form.view.message == "ZeroDivisionError: division by zero"
-    assert click(form.draw_button, form) != before and form.draw_button.description == "Draw"
+    assert click(form.draw_button, form) == greys(draw_from_form(form.model, "cross", 8, -5, 9)[0])
+    assert form.draw_button.description == "Draw" and form.view.tone == ""
+    form.prompt.value = "a cat on a mat"
+    assert click(form.draw_button, form) and form.view.tone == "warning"
 
 
 def test_dice_and_lock(form, monkeypatch):
@@ -192,17 +207,29 @@ def test_history_restores_a_drawing(form):
     assert form.flow.layout.display == "none"
     form.seed.value, form.count.value, form.prompt.value = 1, 5, "cross"
     click(form.draw_button, form)
-    assert [b.description for b in form.past.children] == ["1 · cross", "9 · circle"]
+    assert [facts["prompt"] for facts in form.past.facts] == ["cross", "circle"]
+    assert form.past.greys[784:] == first[:784], "with a picture of each"
     form.guidance.value, form.lock.value = 4.0, False
-    assert click(form.past.children[1], form) == first and not form.lock.value
+    assert press(form.past, form, restore=1) == first and not form.lock.value
     assert (form.prompt.value, form.seed.value, form.count.value) == ("circle", 9, 3)
     assert (form.checkpoint.value, form.guidance.value, form.steps.value) == ("flow", 2.5, 2)
-    assert len(form.past.children) == 2, "a drawing stands there once"
+    assert len(form.past.facts) == 2, "a drawing stands there once"
     for seed in range(20, 21 + widgets.REMEMBERED):
         form.seed.value = seed
+        form.prompt.value = "circle" * seed
         click(form.draw_button, form)
-    names = [button.description for button in form.past.children]
-    assert names == [f"{seed} · circle" for seed in range(20 + widgets.REMEMBERED, 20, -1)]
+    assert [facts["seed"] for facts in form.past.facts] == [*range(20 + widgets.REMEMBERED, 20, -1)]
+    assert max(len(facts["prompt"]) for facts in form.past.facts) < 80, "never the whole of a book"
+
+
+def test_nobody_reads_a_form_that_is_half_restored(form, monkeypatch):
+    click(form.draw_button, form)
+    first = dict(form.shown[1])
+    form.prompt.value, form.count.value, form.seed.value = "cross", 2, 5
+    for control in (form.prompt, form.count, form.seed):  # a Draw between any two of them
+        control.observe(lambda _: (form.draw(), time.sleep(0.1)), "value")
+    press(form.past, form, restore=0)
+    assert form.shown[1] == first and len(form.history) == 1
 
 
 def test_what_is_kept_says_how_it_was_drawn(form, monkeypatch):
@@ -227,6 +254,24 @@ def test_what_is_kept_says_how_it_was_drawn(form, monkeypatch):
     expected = draw_from_form(form.models["untrained"], "circle", 3, 9, 0.5)[0]
     assert kept == form.view.greys[2 * 784 :] == greys(expected)[2 * 784 :]
     assert "_circle_seed9_3" in path.name and path.name in form.view.message
+
+
+def test_a_drawing_that_ends_while_pictures_are_kept_lends_them_nothing(form, monkeypatch):
+    def save(*arguments):
+        form.seed.value += 1
+        click(form.draw_button, form)
+        return save_picture(*arguments)
+
+    before = click(form.draw_button, form)
+    monkeypatch.setattr(widgets, "save_picture", save)
+    form.keep_button.click()
+    for path in form.folder.iterdir():
+        with Image.open(path) as image:
+            k = int(image.text["index"]) - 1
+            assert image.text["seed"] == "0" and "_seed0_" in path.name
+            pixels = image.resize((28, 28), Image.Resampling.NEAREST).tobytes()
+        assert pixels == before[784 * k :][:784]
+    assert form.view.kept == [] and len(list(form.folder.iterdir())) == 8
 
 
 def test_a_picture_is_kept_once(form):
@@ -276,5 +321,28 @@ def test_the_plane_follows_its_point(models):
     for x, y in ((0, 0), (1.5, -0.5)):
         square.point = [x, y]
         picture = model.decode((x * across + y * up)[None], model.conditions("circle"))
-        assert view.greys == greys(picture) and not view.keepable
+        assert view.greys == greys(picture) and not view.deed
+    for forged in ([math.nan, 0.0], [1e308, 0.0], [0.0, math.nan], [0.0, -math.inf]):
+        before, square.point = view.greys, forged
+        assert view.greys == before and view.tone == "error" and "from -2.5 to 2.5" in view.message
     assert view.label == "“circle” at 1.50 across, -0.50 up"
+
+
+def test_nothing_is_left_of_forms_that_draw_or_close_or_are_made_again(models, tmp_path):
+    """No widget, no thread and no model; of those that nobody closes, a few live on."""
+    counts, gone = [], []
+    for k in range(9):
+        model = TextToImage(ShapesCVAE().eval(), {}, "own")
+        gone.append(weakref.ref(model))
+        form = PromptWidget(model, "circle", tmp_path)
+        plane = plane_widget(model, "circle", *torch.eye(model.latent)[:2])
+        for form.seed.value in range(3):
+            click(form.draw_button, form)
+        if k < 3:
+            form.close()
+            plane.close()
+        del model, plane
+        gc.collect()
+        counts.append((len(_instances), threading.active_count()))
+    assert counts[0] == counts[1] == counts[2] and counts[-1] == counts[-2] == counts[-3], counts
+    assert [ref() is None for ref in gone] == [True] * 7 + [False] * 2

@@ -18,8 +18,8 @@ PLANE = """from helpers.widgets import TextToImage, plane_widget, torch
 plane_widget(TextToImage.load("mnist-cvae"), "a three", *torch.eye(20)[:2])"""
 DRAW = re.compile(r"Draw(ing …)?$")  # its icon, a letter of a font, stands before it
 TAB_ORDER = [
-    "Prompt", "Draw", "a seven", "a thick 3 leaning left", "what does five look like?", "a tiny 8",
-    "Pictures", "Seed", "Dice", "Lock", "Temperature", "Checkpoint"]
+    "Prompt", "Draw", "a seven", "a thick 3 leaning left", "print number 5", "a tiny 8",
+    "what is six?", "Pictures", "Seed", "Dice", "Lock", "Temperature", "Checkpoint"]
 NASTY = "<img src=x onerror=\"document.title='hacked'\"> **bold** 2: two/2"
 COUNT = """(sheet, name) => { window.seen = 0; new MutationObserver(
   () => { seen += 1; }).observe(sheet, {attributeFilter: [name]}); }"""
@@ -32,6 +32,18 @@ DRAG = """async pad => {  // for a second, as the screen is drawn: how many pict
     await new Promise(requestAnimationFrame);
   }
   return seen - before;
+}"""
+LAID_OUT = """sheet => {  // how far beside the sheet's middle each row is; what is left of 28
+  const box = (part) => part.getBoundingClientRect(), rows = {};
+  for (const button of sheet.children) (rows[box(button).y] ??= []).push(box(button));
+  return [Object.values(rows).map((row) => Math.abs(
+    (row[0].left + row.at(-1).right - box(sheet).left - box(sheet).right) / 2)),
+    [...sheet.querySelectorAll("canvas")].map((canvas) => box(canvas).width % 28)];
+}"""
+END_KERNELS = """async () => {
+  const headers = {"X-XSRFToken": document.cookie.match(/_xsrf=([^;]*)/)[1]};
+  for (const {id} of await (await fetch("/api/sessions")).json())
+    await fetch(`/api/sessions/${id}`, {method: "DELETE", headers});
 }"""
 CLOCK = """draw => {  // the browser's own, from the click to the frame after the pictures
   const line = draw.closest(".prompt-form").querySelector("[role=status]");
@@ -68,7 +80,7 @@ def form(clone, page):
         page.get_by_role("menuitem", name="Run", exact=True).click()
         page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
         expect(page.locator(".jp-InputPrompt").last).to_have_text("[2]:", timeout=180_000)
-        form = page.locator(".widget-vbox").filter(has=page.get_by_role("button", name="Dice")).last
+        form = page.locator(".prompt-form").filter(has=page.get_by_role("button", name="Dice")).last
         form.locator(".pictures").evaluate(COUNT, "aria-busy")
         yield form
     finally:
@@ -128,6 +140,12 @@ def test_what_is_typed_is_drawn_or_doubted_and_the_seed_decides(form):
     assert draw(form, words="Drawn from seed 0.") == first
     assert draw(form, "   ", "The prompt is empty") == first
     assert draw(form, "draw a cat", "This does not read like one digit; the nearest") != first
+    expect(form.locator("[data-tone=warning]")).to_be_visible()
+    for name, wrong, usual in (("Pictures", "40", "8"), ("Seed", "2.5", "0")):
+        fill(form, **{name: wrong})
+        draw(form, "a seven", f"is {wrong}: give a whole number")
+        assert values(form, name) == [wrong]
+        fill(form, **{name: usual})
 
 
 def test_enter_and_an_example_draw_and_leaving_the_box_does_not(form, page):
@@ -161,7 +179,8 @@ def test_dice_and_lock_decide_on_the_seed_and_history_brings_all_back(form):
     expect(form.get_by_label("Lock")).to_be_checked()
     draw(form, "a six", "Drawn from seed 6. Read as: six")
     with drawing(form, "Drawn from seed 0. Read as: five, wide"):
-        form.get_by_role("button", name="0 · a wide 5", exact=True).click()
+        name = "a wide 5 · count 5 · seed 0 · temperature 0.5"
+        form.get_by_role("button", name=name).click()
     assert values(form, "Prompt", "Seed", "Pictures") == ["a wide 5", "0", "5"]
     assert values(form, "Temperature") == ["0.5"] and pixels(form) == five
     fill(form, Pictures=8, Temperature=1)
@@ -169,7 +188,7 @@ def test_dice_and_lock_decide_on_the_seed_and_history_brings_all_back(form):
 
 def test_a_click_keeps_a_picture_once_and_text_stays_text(form, page, clone):
     draw(form, NASTY, "Read as: two")
-    expect(form.get_by_role("button", name=f"0 · {NASTY}", exact=True)).to_be_visible()
+    expect(form.locator(".past button").first).to_contain_text(NASTY[:60])
     third = form.get_by_role("button", name="Picture 3 of 8")
     third.click()
     says(form, "Kept as")
@@ -178,7 +197,7 @@ def test_a_click_keeps_a_picture_once_and_text_stays_text(form, page, clone):
     with Image.open(path) as image:
         facts = [image.text[name] for name in ("prompt", "checkpoint", "seed", "index")]
         kept = list(image.resize((28, 28), Image.Resampling.NEAREST).tobytes())
-    assert facts == [NASTY, "mnist-style", "0", "3"] and kept == pixels(form)[2]
+    assert facts == [NASTY, "mnist-flow", "0", "3"] and kept == pixels(form)[2]
     third.click()
     says(form, "That is kept already.")
     form.get_by_role("button", name="Keep all").click()
@@ -188,7 +207,8 @@ def test_a_click_keeps_a_picture_once_and_text_stays_text(form, page, clone):
 
 
 def test_impatient_clicks_bring_one_more_drawing_and_each_model_its_own(form, page):
-    expect(form.get_by_label("Guidance")).to_be_hidden()
+    choose(form, "mnist-style")
+    expect(form.get_by_label("Guidance", exact=True)).to_be_hidden()
     choose(form, "mnist-flow")
     assert values(form, "Guidance", "Steps") == ["1.3", "50"]
     guided = draw(form, "a seven")
@@ -207,8 +227,8 @@ def test_impatient_clicks_bring_one_more_drawing_and_each_model_its_own(form, pa
     choose(form, "shapes-cvae")
     with drawing(form):
         form.get_by_role("button", name="cross", exact=True).click()
-    expect(form.get_by_label("Guidance")).to_be_hidden()
-    choose(form, "mnist-style")
+    expect(form.get_by_label("Guidance", exact=True)).to_be_hidden()
+    choose(form, "mnist-flow")
 
 
 def test_the_keyboard_is_enough(form, page):
@@ -228,18 +248,20 @@ def test_the_keyboard_is_enough(form, page):
     says(form, "Kept as")
     assert page.evaluate(focused).endswith("a bold 5”; kept"), "the focus stays on the picture"
     form.get_by_label("Checkpoint").focus()
-    for key, name in (("ArrowUp", "mnist-flow"), ("ArrowDown", "mnist-style")):
+    for key, name in (("ArrowDown", "mnist-style"), ("ArrowUp", "mnist-flow")):
         page.keyboard.press(key)  # JupyterLab would go to another cell
         says(form, f"{name} draws from now on.")
 
 
 def test_pictures_keep_their_place_and_come_within_400_ms(form, page, record_property):
     boxes = []
-    for count in (1, 32, 16):
+    for count in (1, 2, 5, 7, 13, 32, 16):
         fill(form, Pictures=count)
         assert len(draw(form, "a seven")) == count
         boxes.append(form.locator(".pictures").bounding_box())
-    assert boxes[0] == boxes[1] == boxes[2]
+        beside, left_over = form.locator(".pictures").evaluate(LAID_OUT)
+        assert max(beside) <= 1 and set(left_over) == {0}, "centred, in whole pixels"
+    assert all(box == boxes[0] for box in boxes)
     form.get_by_label("Lock").uncheck()  # other pictures with every click
     form.get_by_role("button", name=DRAW).evaluate(CLOCK)
     for _ in range(12):
@@ -265,3 +287,17 @@ def test_the_plane_follows_the_pointer_at_15_pictures_a_second(form, page, recor
     expect(sheet).to_have_attribute("aria-label", re.compile("at 0.05 across"))
     faults = page.locator("[data-mime-type$='jupyter.error'], [data-mime-type$='jupyter.stderr']")
     assert faults.all_inner_texts() == []
+
+
+def test_a_saved_form_without_its_kernel_says_what_to_do(form, page, browser):
+    expect(page.locator(".prompt-note").first).to_be_hidden()
+    page.locator("[data-jp-item-name=save]").first.click()
+    page.wait_for_timeout(1000)
+    page.evaluate(END_KERNELS)
+    later = browser.new_context().new_page()
+    later.goto(page.url)
+    expect(later.locator(".prompt-note").first).to_be_visible(timeout=60_000)
+    expect(later.get_by_text("Error displaying widget").first).to_be_hidden(timeout=60_000)
+    expect(later.locator(".prompt-form")).to_have_count(0)
+    later.get_by_text("Python 3 (ipykernel) | Idle").wait_for(timeout=60_000)  # before it is ended
+    later.context.close()
