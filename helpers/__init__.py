@@ -1,16 +1,16 @@
-"""What the notebooks have taught and a later one needs again; to be imported before torchvision."""
+"""What the notebooks have taught and a later one needs again."""
 
 import errno
 import importlib
 import os
 import secrets
 import sys
+import tempfile
 from pathlib import Path
 
-import torch
+__all__ = ["TextToImage", "open_folder", "repair_torchvision", "restore", "write_whole"]
 
-__all__ = ["TextToImage", "repair_torchvision", "write_whole"]
-
+ROOT = Path(__file__).resolve().parents[1]
 _DECLARED = []  # torch.library objects undo their declarations when they are collected
 
 
@@ -18,8 +18,10 @@ def repair_torchvision() -> bool:
     """Import torchvision; return whether the one known fault of a mixed installation was mended.
 
     Built for CUDA beside a torch for CPU, it fails with ``operator torchvision::nms does not
-    exist``, and sentence-transformers with it. Then the missing operators are declared first.
+    exist``. Then the missing operators are declared first.
     """
+    import torch  # noqa: PLC0415  (it takes a second, and the command line speaks first)
+
     try:
         importlib.import_module("torchvision")
         return False
@@ -37,23 +39,43 @@ def repair_torchvision() -> bool:
     return True
 
 
-repair_torchvision()
+def restore(folder):
+    """Say how to get back the project's files in `folder`, as in "data"."""
+    if (ROOT / folder).is_dir():
+        return f"restore it with 'git checkout -- {folder}'"
+    return "install the project from a clone of it, with 'pip install -e .'"
+
+
+def _refusal(error, path):
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+    todo = "free some disk space" if full else "choose a folder that you may write to"
+    return OSError(error.errno, f"cannot be written ({error.strerror}): {todo}", str(path))
+
+
+def open_folder(path):
+    """Make a folder and see that files can be written there: its `Path`, or an OSError."""
+    path = Path(path).expanduser()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=path).close()
+    except OSError as error:
+        raise _refusal(error, path) from error
+    return path
 
 
 def write_whole(path, content):
     """Write bytes beside `path`, then rename: a failure leaves what was there, and an OSError."""
-    path = Path(path)
+    path = Path(path).expanduser()
     beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
     try:
-        beside.write_bytes(content)
-        os.replace(beside, path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            beside.write_bytes(content)
+            os.replace(beside, path)
+        finally:
+            beside.unlink(missing_ok=True)
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        todo = "free some disk space" if full else "choose a folder that you may write to"
-        reason = f"cannot be written ({error.strerror}): {todo}"
-        raise OSError(error.errno, reason, str(path)) from error
-    finally:
-        beside.unlink(missing_ok=True)
+        raise _refusal(error, path) from error
 
 
 def __getattr__(name):

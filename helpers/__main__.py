@@ -8,9 +8,11 @@ import sys
 import textwrap
 from pathlib import Path
 
+from helpers import open_folder
+
 RECIPES = Path(__file__).resolve().parents[1] / "checkpoints" / "recipes"
 NAMES = "shapes-mlp, shapes-cvae, mnist-cvae, mnist-style, mnist-flow, familiarity"
-ROWS = "rows of notebook 10's table, all if none is named; styles for 11's, flows for 12's"
+ROWS = "rows of notebook 10's table, all if none is named; after styles of 11's, flows of 12's"
 KNOWN = {"train": f"{NAMES}, judges", "evaluate": NAMES, "compare": ROWS}
 
 
@@ -31,8 +33,8 @@ def make_parser():
     draw.add_argument("--temperature", type=float, default=1.0, help="0 is the most typical (1.0)")
     draw.add_argument("--guidance", type=float, help="of a flow: 1 takes the prompt as it is")
     draw.add_argument("--steps", type=int, help="of a flow: from noise to picture")
-    draw.add_argument("--checkpoint", default="mnist-style", help="name or path (mnist-style)")
-    draw.add_argument("--out", default="outputs", type=Path, help="folder of the files (outputs)")
+    draw.add_argument("--checkpoint", default="mnist-flow", help="name or path (mnist-flow)")
+    draw.add_argument("--out", default="outputs", help="folder of the files (outputs)")
     draw.add_argument("--device", help="cpu, cuda or mps; the best there is without it")
     draw.add_argument("--no-preview", action="store_true", help="do not show them in the terminal")
     draw.set_defaults(run=run_draw)
@@ -40,30 +42,30 @@ def make_parser():
         slow = commands.add_parser(command, help=f"{command} anew, into checkpoints/runs (minutes)")
         slow.add_argument("name", nargs="*" if command == "compare" else 1, help=names)
         slow.add_argument("--release", action="store_true", help="replace what is released")
+        slow.add_argument("--device", help="cpu, cuda or mps; the best there is without it")
         slow.set_defaults(run=run_recipe)
     return parser
 
 
 def run_draw(arguments):
-    """Load, draw, save, show; the folder is looked at before the prompt is read."""
-    from helpers import generator  # noqa: PLC0415  (the other commands need not wait)
+    """Load, draw, show, save; that it loads is said at once, and the folder is looked at first."""
+    prompt, folder = arguments.prompt, open_folder(arguments.out)
+    if sys.stderr.isatty():
+        print("Loading …", end="\r", file=sys.stderr, flush=True)
+    from helpers import generator  # noqa: PLC0415  (it takes seconds)
 
     model = generator.TextToImage.load(arguments.checkpoint, arguments.device)
-    prompt, folder = arguments.prompt, arguments.out.absolute()
-    there = next(path for path in (folder, *folder.parents) if path.exists())
-    if not (there.is_dir() and os.access(there, os.W_OK)):
-        raise PermissionError(13, "cannot be written, choose another with --out", str(there))
-    names = ("seed", "temperature", "guidance", "steps")
-    settings = {k: v for k, v in vars(arguments).items() if k in names and v is not None}
+    settings = {"seed": arguments.seed, "temperature": arguments.temperature}
+    settings |= model.settings(prompt, arguments.guidance, arguments.steps)
     pictures = model.draw(prompt, arguments.count, **settings)
     if doubt := model.doubt(prompt):
         print(doubt, file=sys.stderr, flush=True)
     facts = {"prompt": prompt, **settings, "checkpoint": model.name, "Title": model.title(prompt)}
-    paths = generator.save_pictures(pictures, arguments.out, facts)
     if not arguments.no_preview:
         width = min(80, shutil.get_terminal_size().columns)
         print(preview(pictures[:8], width, _colours(sys.stdout)))
-    print(*paths, sep="\n")
+    for k, picture in enumerate(pictures, start=1):  # each is named as soon as it is there
+        print(generator.save_picture(picture, folder, facts, k), flush=True)
     return 0
 
 
@@ -71,8 +73,9 @@ def run_recipe(arguments):
     """Run a recipe of `checkpoints/recipes` as a child process; return its exit status."""
     command, names = arguments.command, arguments.name
     if command == "compare":
-        other = names in (["styles"], ["flows"])
-        recipe, rest = f"compare_{names[0] if other else 'training'}", [] if other else names
+        other = names[:1] in (["styles"], ["flows"])
+        recipe = f"compare_{names[0] if other else 'training'}"
+        rest = names[other:]
     else:
         recipe, rest = names[0].replace("-", "_"), [command]
         if names[0] not in KNOWN[command].split(", "):
@@ -81,6 +84,7 @@ def run_recipe(arguments):
     if not path.is_file():
         raise ValueError(f"There is no {path}: {command} needs a clone of the project.")
     rest += ["--release"] * arguments.release
+    rest += [f"--device={arguments.device}"] if arguments.device else []
     places = filter(None, (str(RECIPES.parents[1]), os.environ.get("PYTHONPATH")))
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(places)}
     with subprocess.Popen([sys.executable, str(path), *rest], env=environment) as child:
@@ -141,6 +145,11 @@ def main(arguments=None):
     except BrokenPipeError:  # the reader of our output has gone, as in `… | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except (MemoryError, RuntimeError, ImportError) as error:  # torch says either
+        reason = " ".join(str(error).split())[:200]
+        print(f"There is not enough memory, or torch does not work here: ask for fewer pictures, "
+              f"or free some memory ({type(error).__name__}: {reason}).", file=sys.stderr)
+        return 2
     except (OSError, ValueError, TypeError, FloatingPointError) as error:
         from helpers.generator import describe  # noqa: PLC0415
 

@@ -5,6 +5,7 @@ A phrasing is a sentence with a gap: `{digit}` for "eight" or "8", `{a}` with it
 """
 
 import functools
+import operator
 import random
 import re
 import tomllib
@@ -13,6 +14,7 @@ from types import SimpleNamespace
 
 import torch
 
+from helpers import restore
 from helpers.mnist import DATA
 
 
@@ -21,8 +23,7 @@ def _read_text(name, parse=str):
         return parse((DATA / name).read_text(encoding="utf-8"))
     except (OSError, ValueError, KeyError) as error:  # the latter: no UTF-8, no TOML, no such list
         reason = getattr(error, "strerror", None) or error
-        restore = "restore it with 'git checkout -- data'"
-        raise ValueError(f"{DATA / name} cannot be read ({reason}): {restore}.") from error
+        raise ValueError(f"{DATA / name} cannot be read ({reason}): {restore('data')}.") from error
 
 
 def _lists(text):
@@ -37,6 +38,7 @@ STYLES = ("thickness", "slant", "width", "size")
 LEVELS = (-2, -1, 0, 1, 2)
 UNSAID = 3  # the level of an attribute that a caption does not name
 LEVEL_NAMES = _STYLE.level_names
+STYLE_WORDS = {word for kind in _STYLE.adjectives.values() for words in kind for word in words}
 
 # Digit, thickness and slant (-1 low, 1 high) that no training caption names together.
 HELD_OUT_CELLS = (
@@ -59,8 +61,9 @@ FRAMES = tuple(phrasing for phrasing in PHRASINGS if "{a}" in phrasing)
 
 def write_caption(phrasing, digit, numeral=False):
     """Fill the gap of one phrasing with a digit, 0 to 9: "eight", or "8" as a numeral."""
-    if type(digit) is not int or not 0 <= digit <= 9:
+    if isinstance(digit, bool) or not hasattr(digit, "__index__") or not 0 <= digit <= 9:
         raise ValueError(f"digit is {digit!r}: give a whole number from 0 to 9.")
+    digit = operator.index(digit)
     name = str(digit) if numeral else WORDS[digit]
     plural = name + ("es" if name == "six" else "s")
     article = "an" if digit == 8 else "a"
@@ -178,8 +181,8 @@ def load_prompts(name):
     """Read `data/prompts/NAME.txt`: a list of `Prompt`s; FileNotFoundError for another name."""
     known = sorted(path.stem for path in (DATA / "prompts").glob("*.txt"))
     if name not in known:
-        choices = ", ".join(known) or "none: restore them with 'git checkout -- data'"
-        raise FileNotFoundError(f"There are no prompts {name!r}: choose one of {choices}.")
+        choices = f"choose one of {', '.join(known)}" if known else restore("data")
+        raise FileNotFoundError(f"There are no prompts {name!r}: {choices}.")
     prompts, kind = [], ""
     for line in _read_text(f"prompts/{name}.txt").splitlines():
         answer, tab, text = line.partition("\t")
@@ -199,7 +202,7 @@ def normal_form(text):
 @functools.cache
 def held_out_forms():
     """Collect the normal forms of all held-out prompts, so that no training meets one."""
-    names = ("messy", "typos", "indirect", "far", "near", "negations")
+    names = "messy typos indirect far near negations languages compounds validation".split()
     return frozenset(normal_form(p.text) for name in names for p in load_prompts(name))
 
 

@@ -3,7 +3,6 @@
 Nothing here unpickles: a file that is not safetensors is refused, whatever it holds.
 """
 
-import contextlib
 import hashlib
 import importlib.metadata
 import json
@@ -15,9 +14,11 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load, save
 
-from helpers import write_whole
+from helpers import restore, write_whole
+from helpers.captions import OTHER, with_article
 from helpers.flow import LatentFlow
 from helpers.models import ConvCVAE, FirstGenerator, SentenceLayers, ShapesCVAE, StyleCVAE
+from helpers.text import check_prompts, sentence_encoder
 
 CHECKPOINTS = Path(__file__).resolve().parents[1] / "checkpoints"
 MODELS = {
@@ -26,39 +27,28 @@ MODELS = {
 }
 EXTRA = "extra."  # tensors that are kept with the weights and belong to no layer
 CAPTIONS = "readers/captions.txt"  # the texts that `understands` names, one a line
-PACKAGES = ("torch", "numpy", "safetensors", "sentence-transformers")
+PACKAGES = ("torch", "numpy", "safetensors", "tokenizers")
+LARGEST = 2**30  # bytes of a file of weights that are read at all
+MINE = "mine/"   # what a reader's own checkpoints are named with; git ignores their folder
 
 
 class CheckpointError(ValueError):
     """A checkpoint that is unknown, damaged, or does not fit; the message says what to do."""
 
 
-def choose_device(name=None):
-    """Choose where to compute: CUDA if there is one, else MPS, else the CPU.
-
-    `name`, as in "cuda:1", or the environment's PROMPT_TO_PIXELS_DEVICE overrides the choice; a
-    device that this machine does not have is a ValueError.
-    """
-    kinds = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    here = [kind for kind, available in kinds.items() if available] + ["cpu"]
-    name = name or os.environ.get("PROMPT_TO_PIXELS_DEVICE") or here[0]
-    with contextlib.suppress(RuntimeError, TypeError):  # not the name of any device
-        device = torch.device(name)
-        count = torch.cuda.device_count() if device.type == "cuda" else 1
-        if device.type in here and (device.index or 0) < count:
-            return device
-    raise ValueError(f"There is no device {str(name)!r} here: choose one of {', '.join(here)}.")
-
-
 def known_checkpoints():
-    """List the names of the checkpoints in `checkpoints/`, sorted."""
-    return sorted(path.stem for path in CHECKPOINTS.glob("[!.]*.safetensors") if path.is_file())
+    """List the names of the checkpoints in `checkpoints/`, sorted, and then yours, `mine/…`."""
+    return [
+        start + path.stem for start in ("", MINE)
+        for path in sorted((CHECKPOINTS / start).glob("[!.]*.safetensors")) if path.is_file()
+    ]
 
 
 def checkpoint_paths(name):
     """Find the weights and the JSON of a checkpoint, whether or not they exist: two `Path`s.
 
-    `name` is a name in `checkpoints/`, or a path: with a slash, `.safetensors`, or a `Path`.
+    `name` is a name in `checkpoints/`, where `mine/…` are yours, or a path: with a slash,
+    `.safetensors`, or a `Path`.
     """
     if not isinstance(name, str | os.PathLike):
         raise TypeError(f"A checkpoint has a name or a path, not a {type(name).__name__}.")
@@ -68,6 +58,7 @@ def checkpoint_paths(name):
         known = ", ".join(known_checkpoints())
         raise CheckpointError(f"{text!r} is not a checkpoint's name: the known ones are {known}.")
     is_path = isinstance(name, os.PathLike) or stem != text or "/" in text or os.sep in text
+    is_path = is_path and not (isinstance(name, str) and stem.startswith(MINE))
     base = Path(stem).expanduser() if is_path else CHECKPOINTS / stem
     return base.with_name(f"{base.name}.safetensors"), base.with_name(f"{base.name}.json")
 
@@ -76,11 +67,15 @@ def save_checkpoint(name, model, facts, extra=None):
     """Write one of `MODELS`, then a JSON of what is known about it: the `Path` of the weights.
 
     `facts` is a dict that JSON can hold: "arguments" of the constructor, "seed", "results" and
-    whatever else belongs to it; `extra` are further tensors. Raises ValueError if the arguments
-    would not rebuild the model, OSError if the folder cannot be written or the disk is full.
+    whatever else belongs to it, such as your own list of "captions"; `extra` are further tensors.
+    Raises ValueError if the arguments would not rebuild the model, OSError if the folder cannot be
+    written or the disk is full.
     """
     weights_path, facts_path = checkpoint_paths(name)
     facts = {"arguments": {}, "seed": None, "results": {}} | facts
+    if isinstance(facts.get("captions"), list | tuple):
+        facts["captions"], own = describe_own_captions(facts["captions"])
+        extra = (extra or {}) | {"captions": own}
     versions = {package: importlib.metadata.version(package) for package in PACKAGES}
     versions["python"] = platform.python_version()
     facts |= {"model": type(model).__name__, "versions": versions}
@@ -92,7 +87,6 @@ def save_checkpoint(name, model, facts, extra=None):
     packed = save(tensors, {"facts": json.dumps({k: facts[k] for k in ("model", "arguments")})})
     facts["sha256"] = hashlib.sha256(packed).hexdigest()
     text = pack_json(facts)
-    weights_path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(weights_path, packed)
     write_whole(facts_path, text)
     return weights_path
@@ -110,12 +104,16 @@ def load_checkpoint(name, device="cpu"):
     """
     weights_path, facts_path = checkpoint_paths(name)
     advice = "write it again with save_checkpoint"
-    if CHECKPOINTS in weights_path.absolute().parents:
-        advice = "restore it with 'git checkout -- checkpoints', or train it again"
+    folders = weights_path.absolute().parents
+    if CHECKPOINTS in folders and CHECKPOINTS / MINE not in folders:
+        advice = f"{restore('checkpoints')}, or train it again"
     if not os.path.isfile(weights_path):  # which is False for a name that is too long, too
         known = ", ".join(known_checkpoints())
-        raise CheckpointError(f"There is no checkpoint {os.fspath(name)!r}: there are {known}.")
+        known = f"there are {known}" if known else restore("checkpoints")
+        raise CheckpointError(f"There is no checkpoint {os.fspath(name)!r}: {known}.")
     try:
+        if weights_path.stat().st_size > LARGEST:
+            raise ValueError("the weights are larger than any model here")
         packed = weights_path.read_bytes()
         facts = json.loads(facts_path.read_bytes())
         wanted = str(facts["sha256"])
@@ -124,7 +122,7 @@ def load_checkpoint(name, device="cpu"):
             raise ValueError(f"the sha256 is {found[:12]}… and should be {wanted[:12]}…")
         tensors = load(packed)
         weights = {key: tensor for key, tensor in tensors.items() if not key.startswith(EXTRA)}
-        if not all(tensor.isfinite().all() for tensor in weights.values()):
+        if not all(tensor.isfinite().all() for tensor in tensors.values()):
             raise ValueError("a weight is no finite number")
     except (OSError, SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         reason = f"there is no {error}" if isinstance(error, KeyError) else error
@@ -162,9 +160,28 @@ def describe_captions(texts):
     return facts
 
 
+def describe_own_captions(captions):
+    """Describe captions of yours for a checkpoint: facts, and embeddings (n, 384) of the n texts.
+
+    "familiar" is the cosine to the nearest text from which a prompt counts as known: half way
+    between what most captions have among themselves, and what most foreign prompts have to them.
+    """
+    texts = sorted(set(check_prompts(list(captions))))
+    foreign = [*OTHER.about, *(f"draw {with_article(thing)}" for thing in OTHER.things)]
+    own, others = sentence_encoder().encode(texts), sentence_encoder().encode(foreign)
+    some = own[torch.linspace(0, len(own) - 1, min(len(own), 2000)).long()]
+    among = (some @ some.T).fill_diagonal_(0).max(1).values.quantile(0.1).item()
+    familiar = (among + (others @ some.T).max(1).values.quantile(0.9).item()) / 2
+    return {"texts": texts, "familiar": round(familiar, 4)}, own.half()
+
+
 def read_captions(facts):
     """Read the texts of `facts["extra"]["captions"]`; CheckpointError if they are others now."""
-    named, n = facts.get("captions", {}), len(facts["extra"]["captions"])
+    named, n = facts.get("captions"), len(facts["extra"]["captions"])
+    if not isinstance(named, dict):
+        raise CheckpointError("The checkpoint's captions are damaged: train it again.")
+    if len(named.get("texts", ())) == n:  # a reader's own
+        return named["texts"]
     path = CHECKPOINTS / named.get("file", CAPTIONS)
     try:
         texts = path.read_text(encoding="utf-8").splitlines()[:n]
@@ -172,5 +189,5 @@ def read_captions(facts):
         texts = []
     if hashlib.sha256("\n".join(texts).encode()).hexdigest() != named.get("sha256"):
         fault = f"{path} does not hold the {n} captions that the checkpoint learned"
-        raise CheckpointError(f"{fault}: restore it with 'git checkout -- checkpoints'.")
+        raise CheckpointError(f"{fault}: {restore('checkpoints')}.")
     return texts

@@ -6,9 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from helpers.captions import UNSAID
 from helpers.mnist import to_float
 from helpers.models import Generator, StyleHead, kl_divergence, modulate
-from helpers.training import fit
+from helpers.training import fit, on_device
 
 
 class FlowBlock(nn.Module):
@@ -56,7 +57,7 @@ class Velocity(nn.Module):
 
 def guide(velocity, x, t, condition, guidance):
     """Exaggerate what the condition changes: v₀ + guidance · (v − v₀) (Ho and Salimans, 2022)."""
-    if guidance == 1:
+    if isinstance(guidance, int | float) and guidance == 1:
         return velocity(x, t, condition)
     nothing = torch.zeros_like(condition)
     both = velocity(x.repeat(2, 1), t.repeat(2), torch.cat([condition, nothing]))
@@ -75,7 +76,7 @@ def transport(velocity, x, condition, guidance=1.0, steps=20):
 def transport_by_heun(velocity, x, condition, guidance, steps):
     """Carry noise (n, latent) from time 0 to 1 by Heun's method: two looks for each step."""
     for k in range(steps):
-        now, then = (torch.full((len(x),), (k + j) / steps) for j in (0, 1))
+        now, then = (torch.full((len(x),), (k + j) / steps, device=x.device) for j in (0, 1))
         first = guide(velocity, x, now, condition, guidance)
         second = guide(velocity, x + first / steps, then, condition, guidance)
         x = x + (first + second) / 2 / steps
@@ -145,7 +146,7 @@ class LatentFlow(Generator):
     """
 
     guided = reads_styles = True
-    guidance, steps = 1.3, 50  # unless told otherwise
+    guidance, styled_guidance, steps = 1.3, 2.0, 50  # unless told otherwise
 
     def __init__(self, latent=24):
         super().__init__()
@@ -160,11 +161,17 @@ class LatentFlow(Generator):
         """Map embeddings (n, 384) to conditions (n, 34); the head is noisy only in training."""
         return self.head(embeddings, generator)
 
-    def place(self, z, condition, guidance=guidance, steps=steps):
+    def choose_guidance(self, condition):
+        """Choose more guidance the surer a condition (n, 34) names a style: (n, 1)."""
+        silent = self.head.levels(condition)[:, :, UNSAID + 2].prod(1, keepdim=True)
+        return self.styled_guidance + (self.guidance - self.styled_guidance) * silent
+
+    def place(self, z, condition, guidance=None, steps=steps):
         """Carry noise z (n, latent) to a code for each condition (n, 34)."""
+        guidance = self.choose_guidance(condition) if guidance is None else guidance
         return self.centre + self.scale * transport(self.velocity, z, condition, guidance, steps)
 
-    def paint(self, z, condition, guidance=guidance, steps=steps):
+    def paint(self, z, condition, guidance=None, steps=steps):
         """Turn noise (n, latent) and conditions (n, 34) into pictures (n, 1, 28, 28) in [0, 1]."""
         return self.autoencoder.decode(self.place(z, condition, guidance, steps)).clamp(0, 1)
 
@@ -197,13 +204,14 @@ def flow_loss(velocity, codes, conditions, generator, drop=0.1):
     Times are drawn more often near the middle (Esser et al., 2024), and a share `drop` of the
     conditions (n, 34) becomes zeros, for guidance (Ho and Salimans, 2022).
     """
-    noise = torch.randn(codes.shape, generator=generator)
-    t = torch.randn(len(codes), generator=generator).sigmoid()
-    kept = torch.rand(len(codes), 1, generator=generator) >= drop
+    noise = torch.randn(codes.shape, generator=generator).to(codes.device)
+    t = torch.randn(len(codes), generator=generator).sigmoid().to(codes.device)
+    kept = (torch.rand(len(codes), 1, generator=generator) >= drop).to(codes.device)
     x = (1 - t[:, None]) * noise + t[:, None] * codes
     return F.mse_loss(velocity(x, t, conditions * kept), codes - noise)
 
 
+@on_device
 def train_velocity(velocity, means, deviations, conditions, steps=5000, batch=256, seed=0):
     """Train a `Velocity` on codes (n, latent) of posteriors, then freeze it: the losses."""
     generator = torch.Generator().manual_seed(seed)
@@ -211,7 +219,7 @@ def train_velocity(velocity, means, deviations, conditions, steps=5000, batch=25
     def loss(step):
         rows = torch.randint(len(means), (batch,), generator=generator)
         noise = torch.randn(batch, means.shape[1], generator=generator)
-        codes = means[rows] + deviations[rows] * noise
+        codes = means[rows] + deviations[rows] * noise.to(means.device)
         return flow_loss(velocity, codes, conditions[rows], generator)
 
     losses = fit(velocity.train().parameters(), loss, steps, rate=2e-3, name="flow")

@@ -11,7 +11,6 @@ import os
 import re
 import secrets
 import time
-import unicodedata
 from collections import namedtuple
 from pathlib import Path
 
@@ -20,31 +19,19 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from helpers import checkpoints
-from helpers.captions import LEVEL_NAMES, STYLES, UNSAID, WORDS
+from helpers.captions import LEVEL_NAMES, STYLE_WORDS, STYLES, UNSAID, WORDS
 from helpers.checkpoints import CheckpointError
 from helpers.models import Generator
 from helpers.shapes import PROMPTS
-from helpers.text import CharacterTokenizer, sentence_encoder
+from helpers.text import CharacterTokenizer, check_prompts, sentence_encoder, to_tokens
+from helpers.training import choose_device
 
-DEFAULT = "mnist-style"  # the checkpoint that draws unless another is named
+DEFAULT = "mnist-flow"  # the checkpoint that draws unless another is named
 FAMILIARITY = checkpoints.CHECKPOINTS / "readers" / "familiarity.safetensors"
 MOST_PICTURES = 100_000  # at once: about 300 MB
 MOST = 1000   # of temperature, guidance and steps: beyond any use, and still far from overflow
 CHUNK = 1000  # pictures painted at once, so that memory stays bounded
 SMALL = 64    # up to here a second thread costs more than it brings
-
-
-def check_prompts(prompts):
-    """Turn one prompt or several into a list; TypeError or ValueError where one cannot be read."""
-    prompts = [prompts] if isinstance(prompts, str) else prompts
-    if not isinstance(prompts, list | tuple) or not all(isinstance(p, str) for p in prompts):
-        raise TypeError("A prompt is text, or a list of texts: write \"a seven\".")
-    if any("\ud800" <= c <= "\udfff" for prompt in prompts for c in prompt):
-        raise ValueError("The prompt holds bytes that are not text: type it again.")
-    seen = [any(unicodedata.category(c)[0] not in "CZM" for c in prompt) for prompt in prompts]
-    if not seen or not all(seen):  # nothing but control characters, spaces and marks
-        raise ValueError("The prompt is empty: write what to draw, as in \"a seven\".")
-    return list(prompts)
 
 
 def check_number(value, name, low, high, whole=False):
@@ -108,16 +95,20 @@ class TextToImage:
         self.latent, self.guided, self.reads_styles = model.latent, model.guided, model.reads_styles
         self.tokenizer = CharacterTokenizer() if model.reads == "characters" else None
         self.captions = facts.get("extra", {}).get("captions")
+        if self.captions is not None and self.captions.shape[1:] != (384,):
+            raise CheckpointError("The checkpoint's captions are no embeddings: train it again.")
         self.texts = [] if self.captions is None else checkpoints.read_captions(facts)
+        self.familiar = (facts.get("captions") or {}).get("familiar")  # of a reader's own captions
 
     @classmethod
     def load(cls, name=DEFAULT, device=None):
         """Load a checkpoint by its name in `checkpoints/` or its path, or raise CheckpointError."""
-        device = checkpoints.choose_device(device)
+        device = choose_device(device)
         model, facts = checkpoints.load_checkpoint(name, device)
         if not isinstance(model, Generator):
             raise CheckpointError(f"{name} holds a {facts['model']}, which draws nothing.")
-        return cls(model, facts, Path(name).stem, device)
+        name = checkpoints.MINE * str(name).startswith(checkpoints.MINE) + Path(name).stem
+        return cls(model, facts, name, device)
 
     def draw(self, prompts, n=1, seed=0, temperature=1.0, guidance=None, steps=None):
         """Draw n pictures of every prompt: (prompts * n, 1, 28, 28) in [0, 1], prompt by prompt.
@@ -199,8 +190,11 @@ class TextToImage:
             raise CheckpointError(f"{self.name} was saved without captions: train it again.")
         with _threads_for(1), torch.no_grad():
             embedding = sentence_encoder().encode([prompt])
-            score = familiarity()(embedding).softmax(1)[0, :10].max().item()  # the rest: no digit
-            place = (self.captions.float() @ embedding[0]).argmax().item()
+            near, place = (self.captions.float() @ embedding[0]).max(0)
+            if self.familiar is not None:
+                score = ((near - self.familiar) / 0.05).sigmoid().item()
+            else:  # the rest of the eleven answers is that it asks for no digit
+                score = familiarity()(embedding).softmax(1)[0, :10].max().item()
         return Understanding(score, self.texts[place])
 
     def _understands_letters(self, prompt):
@@ -216,7 +210,37 @@ class TextToImage:
         """Write a sentence when a prompt does not read like those of the training, else ""."""
         score, nearest = self.understands(prompt)
         what = "is none of the nine prompts" if self.tokenizer else "does not read like one digit"
-        return "" if score > 0.5 else f"This {what}; the nearest I know is \"{nearest}\"."
+        what = what if self.familiar is None else "does not read like what I learned"
+        doubts = [] if score > 0.5 else [f"This {what}; the nearest I know is \"{nearest}\"."]
+        (prompt,) = check_prompts(prompt)
+        if self.tokenizer:
+            more = to_tokens(prompt, len(prompt))[self.tokenizer.length :]
+            end = "".join(self.tokenizer.decode(torch.tensor([more])))
+        else:
+            end = sentence_encoder().unread(prompt)
+        if end:
+            doubts.append(f"It is too long, and its end is not read: \"{end[:60]}\".")
+        styles = sorted(STYLE_WORDS.intersection(re.findall(r"[a-z]+", prompt.lower())))
+        if styles and not (self.tokenizer or self.reads_styles or self.familiar is not None):
+            doubts.append(f"{self.name} does not read \"{styles[0]}\": {DEFAULT} does.")
+        return " ".join(doubts)
+
+    @property
+    def examples(self):
+        """Five prompts that suit the model."""
+        if self.familiar is not None:
+            return self.texts[:: max(1, len(self.texts) // 5)][:5]
+        if self.tokenizer:
+            return list(PROMPTS[:5])
+        return ["a seven", "a thick 3 leaning left", "print number 5", "a tiny 8", "what is six?"]
+
+    def settings(self, prompt, guidance=None, steps=None):
+        """Say with which guidance and steps a flow draws a prompt: a dict, else an empty one."""
+        given = self._check_settings(guidance, steps)
+        if not self.guided:
+            return given
+        own = self.model.choose_guidance(self.conditions(prompt)).item()
+        return {"guidance": round(own, 2), "steps": self.model.steps} | given
 
     def title(self, prompt):
         """Write the prompt as a picture's title, with a question mark when there is doubt."""
@@ -234,7 +258,8 @@ class TextToImage:
 
 
 def picture_to_image(picture, zoom=8):
-    """Turn a picture (1, 28, 28) in [0, 1] into a PIL image: dark ink, zoom times as large."""
+    """Turn a picture (1, 28, 28) in [0, 1] into a PIL image: dark ink, 1 to 64 times as large."""
+    zoom = check_number(zoom, "zoom", 1, 64, whole=True)
     ink = ((1 - picture.reshape(28, 28).clamp(0, 1)) * 255).round().to(torch.uint8)
     return Image.fromarray(ink.numpy()).resize((28 * zoom, 28 * zoom), Image.Resampling.NEAREST)
 
@@ -273,7 +298,7 @@ def save_pictures(pictures, folder, facts, zoom=8):
 
 def write_new(folder, stem, content):
     """Write bytes to stem.png, or stem-2.png … if that is taken, whole or not at all: a `Path`."""
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     folder.mkdir(parents=True, exist_ok=True)
     beside = folder / f".{secrets.token_hex(8)}.part"
     try:

@@ -12,11 +12,12 @@ import torch.nn.functional as F
 from safetensors.torch import load
 from torch import nn
 
+from helpers import restore
 from helpers.captions import HELD_OUT_PHRASINGS, STYLES, load_prompts, write_caption
 from helpers.mnist import to_float
 from helpers.shapes import PROMPTS, draw_all_shapes, draw_shapes
 from helpers.text import CharacterTokenizer, sentence_encoder
-from helpers.training import constant, fit, train_classifier
+from helpers.training import check_pictures, choose_device, constant, fit, train_classifier
 
 JUDGES = Path(__file__).resolve().parents[1] / "checkpoints" / "judges"
 JUDGE_SHA256 = {
@@ -69,28 +70,35 @@ class FeatureJudge(nn.Sequential):
         )
 
     def describe(self, pictures, batch=1000):
-        """Map pictures (n, 1, 28, 28) to features (n, 96), float64."""
-        describe = nn.Sequential(*list(self)[:-1])
-        with torch.no_grad():
-            return torch.cat([describe(part).double() for part in pictures.split(batch)])
+        """Map pictures (n, 1, 28, 28) to features (n, 96), float64 on the CPU."""
+        return ask(nn.Sequential(*list(self)[:-1]), pictures, batch).double()
 
 
-def load_judge(name):
-    """Load judge A, "digits", or B, "features"; ValueError if the file is not the released one."""
+def load_judge(name, device=None):
+    """Load judge A, "digits", or B, "features"; ValueError if the file is not the released one.
+
+    It computes on `device`, see `choose_device`, and answers on the CPU.
+    """
     path = JUDGES / f"{name}.safetensors"
     packed = path.read_bytes() if path.is_file() else b""
     if hashlib.sha256(packed).hexdigest() != JUDGE_SHA256[name]:
-        restore = "restore it with 'git checkout -- checkpoints'"
-        raise ValueError(f"{path} is not the released judge: {restore}.")
+        raise ValueError(f"{path} is not the released judge: {restore('checkpoints')}.")
     judge = {"digits": DigitJudge, "features": FeatureJudge}[name]()
     judge.load_state_dict(load(packed))
-    return judge.eval()
+    return judge.eval().to(choose_device(device))
 
 
 @torch.no_grad()
+def ask(judge, pictures, batch=1000):
+    """Ask a network about pictures (n, 1, 28, 28) in [0, 1] where it computes: its answers."""
+    check_pictures(pictures)
+    device = next(judge.parameters()).device
+    return torch.cat([judge(part.to(device)).cpu() for part in pictures.split(batch)])
+
+
 def name_digits(judge, pictures, batch=1000):
     """Ask a judge which of its classes each picture shows: (n, 1, 28, 28) in [0, 1] → (n,)."""
-    return torch.cat([judge(part).argmax(1) for part in pictures.split(batch)])
+    return ask(judge, pictures, batch).argmax(1)
 
 
 class ShapeJudge(nn.Sequential):
@@ -102,20 +110,20 @@ class ShapeJudge(nn.Sequential):
             nn.Conv2d(16, 32, 3, stride=2, padding=1), nn.ReLU(),  # n×32×7×7
             nn.Flatten(),                                          # n×1568
             nn.Linear(1568, 64), nn.ReLU(),                        # n×64
-            nn.Linear(64, 9),                                      # n×9
+            nn.Linear(64, len(PROMPTS)),                           # n×9
         )
 
 
-def train_shape_judge(steps=1500, seed=99):
+def train_shape_judge(steps=1500, seed=99, device=None):
     """Train a `ShapeJudge` on fresh drawings, 144 a step, whose greys are read as probabilities."""
     torch.manual_seed(seed)
-    generator = torch.Generator().manual_seed(seed)
-    judge = ShapeJudge()
+    generator, device = torch.Generator().manual_seed(seed), choose_device(device)
+    judge = ShapeJudge().to(device)
 
     def loss(step):
         pictures, prompt_ids = draw_all_shapes(16, generator)
         pixels = pictures.bernoulli(generator=generator)[:, None]
-        return F.cross_entropy(judge(pixels), prompt_ids)
+        return F.cross_entropy(judge(pixels.to(device)), prompt_ids.to(device))
 
     fit(judge.parameters(), loss, steps, rate=1e-3, name="judge", schedule=constant)
     return judge.eval()
@@ -124,6 +132,8 @@ def train_shape_judge(steps=1500, seed=99):
 @torch.no_grad()
 def draw_balanced(model, inputs, digits, n=10_000, seed=0, temperature=1.0):
     """Draw from the prior, as many of each digit: pictures (n, 1, 28, 28), rows of inputs (n,)."""
+    if n < 10 or n % 10:
+        raise ValueError(f"n is {n}: ask for as many of each of ten digits, a multiple of 10.")
     generator = torch.Generator().manual_seed(seed)
     pictures, chosen = [], []
     for digit in range(10):
@@ -144,27 +154,39 @@ def prompt_accuracy(model, inputs, digits, judge, n=10_000, seed=0):
 
 def wilson_interval(share, n, z=1.96):
     """Give the 95% interval of a share of n independent trials (Wilson, 1927): low, high."""
+    if not (n >= 1 and 0 <= share <= 1):
+        raise ValueError(f"A share is from 0 to 1, of at least one trial, not {share} of {n}.")
     middle = share + z**2 / (2 * n)
     half = z * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
     low, high = (middle - half) / (1 + z**2 / n), (middle + half) / (1 + z**2 / n)
     return max(0.0, low), min(1.0, high)
 
 
+def check_features(real, drawn, least):
+    """Refuse features that are not finite (n, d) and (m, d), with n and m at least `least`."""
+    shapes = [tuple(x.shape) for x in (real, drawn)]
+    if [len(s) for s in shapes] != [2, 2] or shapes[0][1] != shapes[1][1]:
+        raise ValueError(f"Features have shapes (n, d) and (m, d), not {shapes[0]}, {shapes[1]}.")
+    if min(len(real), len(drawn)) < least:
+        raise ValueError(f"{len(real)} and {len(drawn)} rows are too few: give at least {least}.")
+    if not (real.isfinite().all() and drawn.isfinite().all()):
+        raise ValueError("Features are not finite: look for NaN in the pictures.")
+
+
 def frechet_distance(real, drawn):
     """Compare Gaussians fitted to features (n, d), (m, d), as FID does (Heusel et al., 2017)."""
+    check_features(real, drawn, least=2)
     gap = real.mean(0) - drawn.mean(0)
     a, b = real.T.cov(), drawn.T.cov()
     sizes, axes = torch.linalg.eigh(a)
     root = axes * sizes.clamp(min=0).sqrt()  # root @ root.T is a
     roots = torch.linalg.eigvalsh(root.T @ b @ root).clamp(min=0).sqrt()
-    return (gap.square().sum() + a.trace() + b.trace() - 2 * roots.sum()).item()
+    return max(0.0, (gap.square().sum() + a.trace() + b.trace() - 2 * roots.sum()).item())
 
 
 def kernel_distance(real, drawn, subsets=100, size=1000, seed=0):
     """Squared MMD of features (n, d), (m, d), cubic kernel: KID (Bińkowski et al., 2018)."""
-    rows = min(len(real), len(drawn))
-    if rows < size:
-        raise ValueError(f"{rows} rows do not fill a subset of {size}: draw more, or lower size.")
+    check_features(real, drawn, least=max(size, 2))
     generator = torch.Generator().manual_seed(seed)
     distances = []
     for _ in range(subsets):
@@ -178,6 +200,7 @@ def kernel_distance(real, drawn, subsets=100, size=1000, seed=0):
 
 def precision_recall_density_coverage(real, drawn, k=5):
     """Of (n, d), (m, d) by k-th neighbours (Kynkäänniemi et al., 2019; Naeem et al., 2020)."""
+    check_features(real, drawn, least=k + 1)
     between = torch.cdist(real, drawn)                           # n×m
     real_radius = torch.cdist(real, real).kthvalue(k + 1).values    # n; the nearest is the point
     drawn_radius = torch.cdist(drawn, drawn).kthvalue(k + 1).values  # m
@@ -237,7 +260,7 @@ def shape_accuracy_and_variety(model, judge, n=500):
     tokens = CharacterTokenizer().encode(PROMPTS)
     z = torch.randn(n, model.latent, generator=torch.Generator().manual_seed(0))
     toss = torch.Generator().manual_seed(1)
-    accuracies, ratios = torch.zeros(9), torch.zeros(9)
+    accuracies, ratios = torch.zeros(len(PROMPTS)), torch.zeros(len(PROMPTS))
     for k, prompt in enumerate(PROMPTS):
         pictures = model.draw(tokens[[k]].expand(n, -1), z)
         named = name_digits(judge, pictures.bernoulli(generator=toss))

@@ -1,11 +1,18 @@
-"""Real MNIST as tensors: read from the compressed files in `data/`, checked by md5 (notebook 5)."""
+"""Real MNIST as tensors: read from the compressed files in `data/`, checked by md5 (notebook 5).
+
+And pictures of yours, from a folder (notebook 8).
+"""
 
 import gzip
 import hashlib
 import zlib
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from helpers import restore
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 
@@ -20,7 +27,7 @@ CHECKSUMS = {
 
 def read_original(name, data=DATA):
     """Unpack `data/NAME.gz`; a ValueError says how to restore it unless it is the original."""
-    path = Path(data) / f"{name}.gz"
+    path = Path(data).expanduser() / f"{name}.gz"
     try:
         content = gzip.decompress(path.read_bytes())
         reason = "does not hold the original MNIST file"
@@ -29,7 +36,7 @@ def read_original(name, data=DATA):
     except (OSError, EOFError, zlib.error) as error:
         content, reason = b"", f"cannot be read ({getattr(error, 'strerror', None) or error})"
     if hashlib.md5(content).hexdigest() != CHECKSUMS[name]:
-        raise ValueError(f"{path} {reason}: restore it with 'git checkout -- data'.")
+        raise ValueError(f"{path} {reason}: {restore('data')}.")
     return content
 
 
@@ -57,3 +64,27 @@ def load_splits():
 def to_float(images):
     """Turn uint8 pictures (n, 28, 28) into float32 (n, 1, 28, 28) with values in [0, 1]."""
     return images[:, None].to(torch.float32) / 255
+
+
+def read_pictures(folder):
+    """Read a folder of images of any size: float32 (n, 1, 28, 28), 1 is ink; and n paths, sorted.
+
+    Each is shrunk into the square as it is. Bright rims mean dark ink on paper, and are turned.
+    ValueError where there is no image, or one that cannot be read.
+    """
+    rows, kinds = [], {".png", ".jpg", ".jpeg", ".gif", ".bmp", ".webp", ".tif", ".tiff"}
+    paths = sorted(p for p in Path(folder).expanduser().rglob("*") if p.suffix.lower() in kinds)
+    if not paths:
+        raise ValueError(f"There is no image in {folder}: give a folder of PNG or JPEG files.")
+    for path in paths:
+        try:
+            with Image.open(path) as image:
+                picture = ImageOps.exif_transpose(image).convert("RGBA")
+        except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+            raise ValueError(f"{path} cannot be read as an image: remove it ({error}).") from error
+        paper = Image.new("RGBA", picture.size, "white")
+        grey = np.asarray(Image.alpha_composite(paper, picture).convert("L"))
+        rim = np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])
+        ink = Image.fromarray(255 - grey if np.median(rim) > 127 else grey)
+        rows.append(torch.from_numpy(np.array(ImageOps.pad(ink, (28, 28)))))
+    return to_float(torch.stack(rows)), paths

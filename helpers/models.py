@@ -21,8 +21,9 @@ class Generator(nn.Module):
     reads_styles = False  # whether its head reads how to draw, besides what
 
     def draw(self, inputs, z, **settings):
-        """Read, then paint z (n, latent): pictures (n, 1, 28, 28), for training and measuring."""
-        return self.paint(z, self.read(inputs), **settings)
+        """Read, then paint z (n, latent): pictures (n, 1, 28, 28) on the device of z."""
+        device = next(self.parameters(), z).device
+        return self.paint(z.to(device), self.read(inputs.to(device)), **settings).to(z.device)
 
 
 class FirstGenerator(Generator):
@@ -52,7 +53,7 @@ class FirstGenerator(Generator):
 
 def sample_posterior(mean, log_variance, generator=None):
     """Reparameterise (Kingma and Welling, 2014): mean + sigma * epsilon, all (n, latent)."""
-    epsilon = torch.randn(mean.shape, generator=generator, device=mean.device)
+    epsilon = torch.randn(mean.shape, generator=generator).to(mean.device)
     return mean + (log_variance / 2).exp() * epsilon
 
 
@@ -79,26 +80,26 @@ class ScaledEmbeddings(nn.Module):
     def fit_scale(self, embeddings):
         """Measure centre and scale on the embeddings (n, 384) of the training captions."""
         self.centre.copy_(embeddings.mean(0))
-        self.scale.copy_((embeddings - self.centre).square().mean().rsqrt())
+        self.scale.copy_((embeddings - self.centre).square().mean().clamp(min=1e-9).rsqrt())
 
     def prepare(self, embeddings, generator=None):
         """Map embeddings (n, 384) to numbers (n, 384) of about one in size."""
         x = (embeddings - self.centre) * self.scale
         if self.training:
-            x = x + self.noise * torch.randn(x.shape, generator=generator, device=x.device)
+            x = x + self.noise * torch.randn(x.shape, generator=generator).to(x.device)
         return x
 
 
 class PromptHead(ScaledEmbeddings):
     """Embeddings (n, 384) → conditions (n, output) that forget the phrasing (notebook 7)."""
 
-    def __init__(self, output=16, noise=1.0):
+    def __init__(self, output=16, classes=10, noise=1.0):
         super().__init__(noise)
         self.net = nn.Sequential(
             nn.Linear(384, 64), nn.ReLU(),  # n×64
             nn.Linear(64, output),          # n×16
         )
-        self.digit = nn.Linear(output, 10)  # auxiliary, for training
+        self.digit = nn.Linear(output, classes)  # auxiliary, for training
 
     def forward(self, embeddings, generator=None):
         """Map embeddings (n, 384) to condition vectors (n, output) of length √output."""
@@ -170,10 +171,10 @@ def modulate(maps, film, condition):
 class ConvLayers(Generator):
     """The layers of a `ConvCVAE`; with `film` the condition also modulates the feature maps."""
 
-    def __init__(self, latent=20, condition=16, film=True):
+    def __init__(self, latent=20, condition=16, film=True, classes=10):
         super().__init__()
         self.latent = latent
-        self.head = PromptHead(condition)                              # n×16
+        self.head = PromptHead(condition, classes)                     # n×16
         self.convolutions = nn.Sequential(
             nn.Conv2d(1, 32, 3, stride=2, padding=1), nn.SiLU(),       # n×32×14×14
             nn.Conv2d(32, 64, 3, stride=2, padding=1), nn.SiLU(),      # n×64×7×7

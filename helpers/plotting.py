@@ -28,6 +28,7 @@ plt.rcParams.update(
         "axes.prop_cycle": plt.cycler(color=[GENERATED, "#2a9d5c", "#8a63b8", "#7f7f7f"]),
         "grid.alpha": 0.25,
         "legend.frameon": False,
+        "text.parse_math": False,  # a reader's dollar is a dollar
     }
 )
 
@@ -44,8 +45,8 @@ def tile(pictures, columns):
     if pictures.dim() != 3 or not len(pictures):
         shape = tuple(pictures.shape)
         raise ValueError(f"Pictures have shape (n, h, w) or (n, 1, h, w), not {shape}.")
-    if columns < 1:
-        raise ValueError(f"columns is {columns}: ask for at least one picture in a row.")
+    if not 1 <= columns <= 1000:
+        raise ValueError(f"columns is {columns}: ask for one to 1,000 pictures in a row.")
     rows = -(-len(pictures) // columns)
     blank = pictures.new_zeros(rows * columns - len(pictures), *pictures.shape[1:])
     sheet = F.pad(torch.cat([pictures.clamp(0, 1), blank]), (0, GAP, 0, GAP))
@@ -101,15 +102,14 @@ def show_curves(curves, xlabel, ylabel, title=None, *, log=False, colors=None):
 
 def save_gif(frames, path, columns, seconds=0.4, zoom=3):
     """Write an animation, one `tile` per frame, the last of which stays longest: its path."""
-    if not len(frames):
-        raise ValueError("An animation needs at least one frame.")
+    if not len(frames) or not 1 <= zoom <= 64:
+        raise ValueError("An animation needs at least one frame, and a zoom from 1 to 64.")
     images = [Image.fromarray(tile(frame, columns)) for frame in frames]
     images = [i.resize((i.width * zoom, i.height * zoom), Image.NEAREST) for i in images]
     durations = [int(seconds * 1000)] * (len(images) - 1) + [int(seconds * 5000)]
     rest = {"save_all": True, "append_images": images[1:], "duration": durations, "loop": 0}
-    path, gif = Path(path), io.BytesIO()
+    path, gif = Path(path).expanduser(), io.BytesIO()
     images[0].save(gif, "GIF", **rest)
-    path.parent.mkdir(parents=True, exist_ok=True)
     write_whole(path, gif.getvalue())
     return path
 

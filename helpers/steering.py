@@ -13,7 +13,7 @@ from helpers.strokes import (
     measure_styles,
     rank_within_digit,
 )
-from helpers.training import fit
+from helpers.training import fit, on_device
 
 
 def caption_styles(labels):
@@ -40,6 +40,7 @@ def conditions_of(labels):
 LOW, HIGH = torch.tensor([0.0, 0.1, 0.4, 0.7, 0.9]), torch.tensor([0.1, 0.3, 0.6, 0.9, 1.0])
 
 
+@on_device
 def train_style_head(head, embeddings, digits, named, steps=4000, batch=512, seed=0):
     """Teach a style head digits (n,) and named levels (n, 4), then freeze it: the losses."""
     generator = torch.Generator().manual_seed(seed)
@@ -57,6 +58,7 @@ def train_style_head(head, embeddings, digits, named, steps=4000, batch=512, see
     return losses
 
 
+@on_device
 def train_ruler(ruler, pictures, ranks, steps=1500, rate=3e-3, seed=0):
     """Teach a `Ruler` the ranks (n, 4) of pictures (n, 1, 28, 28), then freeze it: the losses."""
     generator = torch.Generator().manual_seed(seed)
@@ -92,15 +94,17 @@ def style_error(ranks, levels, silence=0.15):
     """
     named = levels != UNSAID
     place = (levels + 2).clamp(max=4)
-    outside = F.relu(LOW[place] - ranks) + F.relu(ranks - HIGH[place])
+    low, high = LOW.to(ranks.device)[place], HIGH.to(ranks.device)[place]
+    outside = F.relu(low - ranks) + F.relu(ranks - high)
     total = (outside * named).sum() / len(ranks)
     for column, silent in zip(ranks.T, ~named.T, strict=True):
         row = column[silent].sort().values
-        even = (torch.arange(len(row)) + 0.5) / max(len(row), 1)
+        even = (torch.arange(len(row), device=row.device) + 0.5) / max(len(row), 1)
         total = total + silence * (row - even).abs().sum() / len(ranks)
     return total
 
 
+@on_device
 def train_prior(model, embeddings, images, labels, styles, proofreader, steps=900):
     """Teach the prior of a `StyleCVAE` which codes draw what a caption asks; nothing else changes.
 
@@ -108,9 +112,10 @@ def train_prior(model, embeddings, images, labels, styles, proofreader, steps=90
     measures and ranks, (n, 4) each; returns the errors of ranks and digits and the KL by step.
     """
     torch.manual_seed(0)
-    generator, ruler, real = torch.Generator().manual_seed(0), Ruler(), to_float(images)
-    measures, ranks = styles
-    train_ruler(ruler, real, ranks)
+    device, (measures, ranks) = embeddings.device, styles
+    generator, ruler = torch.Generator().manual_seed(0), Ruler().to(device)
+    real, labels = to_float(images.cpu()), labels.cpu()  # strokes are measured on the CPU
+    train_ruler(ruler, real, ranks, device=device)
     drawn, history = [], []
 
     def loss(step):
@@ -121,12 +126,14 @@ def train_prior(model, embeddings, images, labels, styles, proofreader, steps=90
         rows = torch.randint(len(embeddings), (256,), generator=generator)
         with torch.no_grad():
             condition = model.head(embeddings[rows])
-        z = torch.randn(len(rows), model.latent, generator=generator)
+        z = torch.randn(len(rows), model.latent, generator=generator).to(device)
         pictures = model.decode(model.place(z, condition), condition).sigmoid()
         mean, log_scale = model.prior(condition).chunk(2, dim=1)
         terms = (
             style_error(ruler(pictures), model.head.levels(condition).argmax(2) - 2),
-            F.cross_entropy(proofreader(pictures), model.head.digit(condition).argmax(1)),
+            F.cross_entropy(
+                proofreader.to(device)(pictures), model.head.digit(condition).argmax(1)
+            ),
             kl_divergence(mean, 2 * log_scale).sum(1).mean(),
         )
         history.append([term.item() for term in terms])
@@ -142,4 +149,5 @@ def train_prior(model, embeddings, images, labels, styles, proofreader, steps=90
 def recalibrate(ruler, drawn, real, seed):
     """Let a ruler go on learning from drawings and real pictures, each (pictures, ranks)."""
     pictures, ranks = (torch.cat(parts) for parts in zip(*drawn, real, strict=True))
-    train_ruler(ruler, pictures, ranks, steps=300, rate=1e-3, seed=seed)
+    device = next(ruler.parameters()).device
+    train_ruler(ruler, pictures, ranks, steps=300, rate=1e-3, seed=seed, device=device)

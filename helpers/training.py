@@ -1,10 +1,13 @@
 """Training: batches, a plain fit, the CVAE's loop with stop and resume (notebooks 3, 7 and 8)."""
 
+import contextlib
 import copy
 import csv
+import functools
 import io
 import json
 import math
+import os
 import time
 from pathlib import Path
 
@@ -14,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from tqdm.auto import tqdm
 
-from helpers import write_whole
+from helpers import open_folder, write_whole
 from helpers.mnist import to_float
 from helpers.models import Proofreader, elbo_terms
 from helpers.shapes import PROMPTS, draw_all_shapes
@@ -23,6 +26,61 @@ from helpers.text import CharacterTokenizer
 # How the released checkpoints are trained, see checkpoints/recipes.
 SHAPES_RECIPE = {"epochs": 80, "steps": 90, "beta": 4.0, "share": 0.5, "rate": 2e-3, "seed": 0}
 MNIST_RECIPE = {"epochs": 12, "steps": 220, "beta": 1.0, "share": 0.3, "rate": 3e-3, "seed": 0}
+
+
+def choose_device(name=None):
+    """Choose where to compute: CUDA if there is one, else MPS, else the CPU.
+
+    `name`, as in "cuda:1", or the environment's PROMPT_TO_PIXELS_DEVICE overrides the choice; a
+    device that this machine does not have is a ValueError.
+    """
+    kinds = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    here = [kind for kind, available in kinds.items() if available] + ["cpu"]
+    name = name or os.environ.get("PROMPT_TO_PIXELS_DEVICE") or here[0]
+    with contextlib.suppress(RuntimeError, TypeError):  # not the name of any device
+        device = torch.device(name)
+        count = torch.cuda.device_count() if device.type == "cuda" else 1
+        if device.type in here and (device.index or 0) < count:
+            return device
+    raise ValueError(f"There is no device {str(name)!r} here: choose one of {', '.join(here)}.")
+
+
+def check_pictures(pictures, inputs=None):
+    """Refuse what no model here learns from: pictures outside [0, 1], inputs not finite."""
+    if pictures.shape[1:] != (1, 28, 28) or not pictures.is_floating_point():
+        kind = f"{pictures.dtype} {tuple(pictures.shape)}"
+        raise ValueError(f"Pictures are floats (n, 1, 28, 28), not {kind}: see `to_float`.")
+    if not len(pictures) or not bool(((pictures >= 0) & (pictures <= 1)).all()):  # NaN neither
+        raise ValueError("Pictures have values from 0 (paper) to 1 (ink): divide bytes by 255.")
+    if inputs is not None and (len(inputs) != len(pictures) or not bool(inputs.isfinite().all())):
+        raise ValueError("Each picture needs one row of finite inputs: look for NaN in them.")
+
+
+def on_device(train):
+    """Let a training function take `device=`, see `choose_device`, for its model and its tensors.
+
+    Random numbers are drawn on the CPU wherever it computes, so that they are the same everywhere.
+    In the end the model is back where it was. Tensors that are not finite are a ValueError.
+    """
+    @functools.wraps(train)
+    def trained(model, *given, device=None, **settings):
+        device, home = choose_device(device), next(model.parameters()).device
+        if not all(x.isfinite().all() for x in given if torch.is_tensor(x)):
+            raise ValueError(f"{train.__name__} was given NaN or infinity: mend your data.")
+        given = [x.to(device) if torch.is_tensor(x) else x for x in given]
+        try:
+            return train(model.to(device), *given, **settings)
+        finally:
+            model.to(home)
+
+    return trained
+
+
+def make_adam(parameters, rate):
+    """Make Adam (Kingma and Ba, 2015), which is one fused step where the device has it."""
+    parameters = list(parameters)
+    fused = parameters[0].device.type in ("cpu", "cuda", "mps")
+    return torch.optim.Adam(parameters, lr=rate, fused=fused)
 
 
 def check_loss(loss, step):
@@ -41,9 +99,14 @@ def constant(optimizer, rate, steps):
     return torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
 
 
+def falling(optimizer, rate, steps):
+    """Let the learning rate fall from `rate` to 0 in a straight line."""
+    return torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=steps)
+
+
 def fit(parameters, loss_of, steps, rate, name="", schedule=one_cycle):
     """Minimise `loss_of(step)` with Adam, under a bar if it has a name: the loss of each step."""
-    optimizer = torch.optim.Adam(parameters, lr=rate, fused=True)
+    optimizer = make_adam(parameters, rate)
     schedule = schedule(optimizer, rate, steps)
     losses = []
     for step in (bar := tqdm(range(steps), desc=name, disable=not name)):
@@ -76,6 +139,13 @@ def caption_batches(images, labels, embeddings, batch, generator):
         yield to_float(images[rows]), embeddings[digits, captions]
 
 
+def pair_batches(pictures, inputs, batch, generator):
+    """Yield pictures (batch, 1, 28, 28), each with its own row of the inputs (n, 384)."""
+    order = torch.randperm(len(pictures), generator=generator)
+    for rows in order[: len(order) // batch * batch].split(batch):
+        yield pictures[rows], inputs[rows]
+
+
 def toss_pixels(batches, generator):
     """Toss each pixel anew, grey as the chance of ink (Salakhutdinov and Murray, 2008)."""
     for pictures, inputs in batches:
@@ -83,34 +153,31 @@ def toss_pixels(batches, generator):
 
 
 def group_by_digit(embeddings, digits):
-    """Sort encoded captions (n, 384) by the digit they name: float32 tensor (10, n / 10, 384)."""
-    return torch.stack([embeddings[digits == digit] for digit in range(10)])
+    """Sort encoded captions (n, 384) by what they name: float32 tensor (k, n / k, 384), k = 10."""
+    return torch.stack([embeddings[digits == digit] for digit in digits.unique()])
 
 
+@on_device
 def train_head(head, embeddings, digits, steps=1500, batch=256, rate=2e-3, seed=0):
     """Teach a prompt head to read digits (n,) from embeddings (n, 384), then freeze it."""
     generator = torch.Generator().manual_seed(seed)
     head.fit_scale(embeddings)
     head.train()
-    optimizer = torch.optim.Adam(head.parameters(), lr=rate, fused=True)
-    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.0, total_iters=steps)
-    losses = []
-    for _ in range(steps):
+
+    def loss(step):
         rows = torch.randint(len(embeddings), (batch,), generator=generator)
         condition = head(embeddings[rows], generator)
-        member = F.one_hot(digits[rows], 10).float()
+        member = F.one_hot(digits[rows], head.digit.out_features).float()
         centres = member.T @ condition / member.sum(0).clamp(min=1)[:, None]  # 10×16
         pull = (condition - member @ centres).square().sum(1).mean()
-        loss = F.cross_entropy(head.digit(condition), digits[rows]) + 0.2 * pull
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        schedule.step()
-        losses.append(loss.item())
+        return F.cross_entropy(head.digit(condition), digits[rows]) + 0.2 * pull
+
+    losses = fit(head.parameters(), loss, steps, rate, schedule=falling)
     head.requires_grad_(False)
     return losses
 
 
+@on_device
 def train_classifier(classifier, images, labels, epochs, batch=128):
     """Train a classifier of digits (n, 28, 28), shifted a little; seed torch's global generator."""
     if len(images) < batch:
@@ -130,10 +197,10 @@ def train_classifier(classifier, images, labels, epochs, batch=128):
     return classifier.eval()
 
 
-def train_proofreader(images, labels, epochs=2, seed=77):
+def train_proofreader(images, labels, epochs=2, seed=77, device=None):
     """Train a `Proofreader` on real pictures, uint8 (n, 28, 28), and freeze it."""
     torch.manual_seed(seed)
-    proofreader = train_classifier(Proofreader(), images, labels, epochs, batch=250)
+    proofreader = train_classifier(Proofreader(), images, labels, epochs, 250, device=device)
     proofreader.zero_grad()
     return proofreader.requires_grad_(False)
 
@@ -141,10 +208,10 @@ def train_proofreader(images, labels, epochs=2, seed=77):
 def proofread(model, inputs, generator, proofreader, n=64, strictness=5.0):
     """Draw n captions and say how badly a proofreader reads them, in nats (Odena et al., 2017)."""
     condition = model.head(inputs[:n], generator)
-    z = torch.randn(len(condition), model.latent, generator=generator)
+    z = torch.randn(len(condition), model.latent, generator=generator).to(condition.device)
     pictures = model.decode(z, condition).sigmoid()
     asked = model.head.digit(condition).argmax(1)
-    return strictness * F.cross_entropy(proofreader(pictures), asked)
+    return strictness * F.cross_entropy(proofreader.to(z.device)(pictures), asked)
 
 
 def warm_up(progress, beta, share):
@@ -158,6 +225,8 @@ def update_average(average, model, step, decay=0.999):
     decay = min(decay, (1 + step) / (10 + step))
     for mean, current in zip(average.parameters(), model.parameters(), strict=True):
         mean.lerp_(current, 1 - decay)
+    for mean, current in zip(average.buffers(), model.buffers(), strict=True):
+        mean.copy_(current)  # such as batch norm's, which are averages already
 
 
 def loss_terms(model, pictures, inputs, generator):
@@ -171,14 +240,29 @@ def validate(model, batches):
     """Measure the negative ELBO in nats per picture on other batches, with the same noise."""
     training = model.training
     model.eval()
-    generator = torch.Generator().manual_seed(0)
-    terms = [torch.stack(loss_terms(model, *batch, generator)) for batch in batches]
+    generator, device = torch.Generator().manual_seed(0), next(model.parameters()).device
+    terms, n = torch.zeros(2, device=device), 0
+    for pictures, inputs in batches:
+        check_pictures(pictures, inputs)
+        given = pictures.to(device), inputs.to(device)
+        terms += len(pictures) * torch.stack(loss_terms(model, *given, generator))
+        n += len(pictures)
     model.train(training)
-    reconstruction, kl = torch.stack(terms).mean(0).tolist()
+    reconstruction, kl = (terms / n).tolist()
     row = {"validation reconstruction": reconstruction, "validation kl": kl}
     return row | {"validation loss": reconstruction + kl}
 
 
+def first_loss(model, batches, seed, penalty=None):
+    """What a model loses on the first batch: it tells other data or another penalty in a run."""
+    generator, device = torch.Generator().manual_seed(seed), next(model.parameters()).device
+    pictures, inputs = (x.to(device) for x in next(iter(batches(generator))))
+    with torch.no_grad():
+        loss = sum(loss_terms(model, pictures, inputs, generator))
+        return (loss + penalty(model, inputs, generator) if penalty else loss).item()
+
+
+@on_device
 def train_cvae(
     model, batches, epochs, steps, beta=1.0, share=0.2, rate=2e-3, seed=0,
     validation=(), after_epoch=None, folder=None, patience=None, penalty=None,
@@ -187,15 +271,15 @@ def train_cvae(
     """Train a CVAE: fused Adam, one-cycle learning rate, KL warm-up, averaged weights.
 
     Args:
-        model: a CVAE; its weights are changed.
+        model: a CVAE; its weights are changed. `device` says where, see `on_device`.
         batches: a function from a `torch.Generator` to one epoch of `steps` (pictures, inputs).
         beta, share: the KL's final weight, and the part of the training in which it rises from 0.
         rate: the highest learning rate.
         validation: batches to validate the averaged weights on after each epoch.
-        after_epoch: called with (averaged model, number of epochs done).
+        after_epoch: called with (a copy of the averaged model on the CPU, number of epochs done).
         folder: where to keep `last.safetensors`, `best.safetensors` and `history.csv`; a training
             that was stopped goes on from there, and ValueError is raised if it was another.
-        patience: stop after this many epochs without a better validation loss.
+        patience: stop after this many epochs without a better loss on `validation`.
         penalty: a function from (model, inputs, generator) to a scalar that joins the loss.
         schedule: a function from (optimizer, rate, steps) to a scheduler.
 
@@ -203,41 +287,47 @@ def train_cvae(
         The model with averaged weights, in evaluation mode, and one dict of numbers for each epoch.
         Once the loss is no number, FloatingPointError is raised; the weights are those before it.
     """
+    if patience and not validation:
+        raise ValueError("patience waits for a better validation loss: give validation batches.")
     generator = torch.Generator().manual_seed(seed)
     average = copy.deepcopy(model).eval()
-    optimizer = torch.optim.Adam(model.parameters(), lr=rate, fused=True)
-    schedule = schedule(optimizer, rate, epochs * steps + 1)
-    state = (model, average, optimizer, schedule, generator)
+    optimizer = make_adam(model.parameters(), rate)
     settings = {"epochs": epochs, "steps": steps, "beta": beta, "share": share, "rate": rate,
-                "seed": seed, "validation": len(validation), "penalty": penalty is not None}
-    history = resume_run(folder, settings, state) if folder else []
+                "seed": seed, "validation": len(validation),
+                "schedule": getattr(schedule, "__name__", "")}
+    state = (model, average, optimizer, schedule(optimizer, rate, epochs * steps + 1), generator)
+    probe = functools.partial(first_loss, batches=batches, seed=seed, penalty=penalty)
+    history = resume_run(folder, settings, state, probe) if folder else []
     with tqdm(total=epochs * steps, initial=len(history) * steps, desc="training") as bar:
         while len(history) < epochs and not out_of_patience(history, patience):
             row = train_epoch(*state, batches, epochs, steps, beta, share, bar, penalty)
             row["epoch"] = len(history) + 1
             if validation:
                 row |= validate(average, validation)
-                check_loss(row["validation loss"], schedule.last_epoch)
+                check_loss(row["validation loss"], len(history) * steps)
             history.append(row)
             if folder:
-                save_run(folder, settings, state, history)
+                save_run(folder, settings, state, history, probe)
             if after_epoch:
-                after_epoch(average, len(history))
-    return average, history
+                after_epoch(copy.deepcopy(average).cpu(), len(history))
+    return average.cpu(), history
 
 
 def train_epoch(model, average, optimizer, schedule, generator, batches, epochs, steps, beta,
                 share, bar, penalty=None):
     """Make one pass over the batches; return the mean of each loss term and the settings."""
     model.train()
-    start, sums, count = time.perf_counter(), torch.zeros(2), 0
-    for batch in batches(generator):
+    device = next(model.parameters()).device
+    start, sums, count = time.perf_counter(), torch.zeros(2, device=device), 0
+    for pictures, inputs in batches(generator):
+        check_pictures(pictures, inputs)
+        given = pictures.to(device), inputs.to(device)
         step = schedule.last_epoch
         weight = warm_up(step / (epochs * steps), beta, share)
-        reconstruction, kl = loss_terms(model, *batch, generator)
+        reconstruction, kl = loss_terms(model, *given, generator)
         loss = reconstruction + weight * kl
         if penalty:
-            loss = loss + penalty(model, batch[1], generator)
+            loss = loss + penalty(model, given[1], generator)
         check_loss(loss.item(), step)
         optimizer.zero_grad()
         loss.backward()
@@ -266,16 +356,16 @@ def out_of_patience(history, patience):
     return min(losses[-patience:]) >= min(losses[:-patience])
 
 
-def save_run(folder, settings, state, history):
+def save_run(folder, settings, state, history, probe):
     """Keep what resuming needs; `state` is (model, average, optimizer, schedule, generator)."""
     model, average, optimizer, schedule, generator = state
-    folder, adam = Path(folder), optimizer.state_dict()
+    folder, adam = Path(folder).expanduser(), optimizer.state_dict()
     tensors = {f"model.{k}": v for k, v in model.state_dict().items()}
     tensors |= {f"average.{k}": v for k, v in average.state_dict().items()}
     tensors |= {f"adam.{i}.{k}": v for i, d in adam["state"].items() for k, v in d.items()}
     tensors["generator"] = generator.get_state()
     facts = {"settings": settings, "history": history, "groups": adam["param_groups"],
-             "schedule": schedule.state_dict()}
+             "schedule": schedule.state_dict(), "probe": probe(average)}
     losses = [row.get("validation loss", row["reconstruction"] + row["kl"]) for row in history]
     if losses[-1] == min(losses):
         write_whole(folder / "best.safetensors", save(average.state_dict()))
@@ -307,10 +397,9 @@ def restore(state, tensors, facts):
     return facts["history"]
 
 
-def resume_run(folder, settings, state):
+def resume_run(folder, settings, state, probe):
     """Restore what `save_run` kept: the history; ValueError for damage or another training."""
-    path = Path(folder) / "last.safetensors"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path = open_folder(folder) / "last.safetensors"
     if not path.is_file():
         return []
     try:
@@ -323,7 +412,10 @@ def resume_run(folder, settings, state):
         for name, value in settings.items():
             if facts["settings"][name] != value:
                 raise ValueError(f"{name} was {facts['settings'][name]} and is {value}")
-        restore(copy.deepcopy(state), tensors, facts)  # tried on copies first
+        tried = copy.deepcopy(state)  # on copies first
+        restore(tried, tensors, facts)
+        if not math.isclose(probe(tried[1]), facts["probe"], rel_tol=1e-3):
+            raise ValueError("its pictures, captions or penalty were others")
     except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
         raise ValueError(
@@ -333,20 +425,23 @@ def resume_run(folder, settings, state):
     return restore(state, tensors, facts)
 
 
+@on_device
 def train_first_generator(model, epochs=100, per_prompt=500, batch=64, seed=0):
     """Train with squared error on fresh shapes (notebook 3): the mean loss of each epoch."""
-    if batch > 9 * per_prompt:
-        raise ValueError(f"{9 * per_prompt} pictures do not fill a batch of {batch}: draw more.")
+    if batch > len(PROMPTS) * per_prompt:
+        n = len(PROMPTS) * per_prompt
+        raise ValueError(f"{n} pictures do not fill a batch of {batch}: draw more.")
     generator = torch.Generator().manual_seed(seed)
-    tokens = CharacterTokenizer().encode(PROMPTS)
-    optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
+    tokens, device = CharacterTokenizer().encode(PROMPTS), next(model.parameters()).device
+    optimizer = make_adam(model.parameters(), rate=1e-3)
     losses = []
     model.train()
     for _ in (bar := tqdm(range(epochs), desc="training")):
         epoch = []
         for pictures, asked in shape_batches(tokens, per_prompt, batch, generator):
-            noise = torch.randn(batch, model.latent, generator=generator)
-            loss = F.mse_loss(model.draw(asked, noise), pictures)
+            noise = torch.randn(batch, model.latent, generator=generator).to(device)
+            loss = F.mse_loss(model.draw(asked, noise), pictures.to(device))
+            check_loss(loss.item(), len(losses))
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

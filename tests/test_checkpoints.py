@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
-from helpers import checkpoints
+from helpers import checkpoints, training
 from helpers.checkpoints import CheckpointError, checkpoint_paths, load_checkpoint, save_checkpoint
 from helpers.generator import TextToImage
 from helpers.models import ConvCVAE, FirstGenerator, SentenceLayers, ShapesCVAE
@@ -84,7 +84,7 @@ def test_saving_refuses_what_could_not_be_loaded(tmp_path):
 def test_names_and_paths(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoints, "CHECKPOINTS", tmp_path)
     paths = {"foo": f"{tmp_path}/foo", "a/b.c": "a/b.c", "b.safetensors": "b", Path("b"): "b",
-             "~/b": str(Path.home() / "b")}
+             "~/b": str(Path.home() / "b"), "mine/b": f"{tmp_path}/mine/b"}
     for name, path in paths.items():
         found = [place.as_posix() for place in checkpoint_paths(name)]
         assert found == [f"{path}.safetensors", f"{path}.json"]
@@ -93,12 +93,12 @@ def test_names_and_paths(tmp_path, monkeypatch):
     for name in ("", "  ", "..", "a/..", "a\0b"):
         with pytest.raises(CheckpointError, match="not a checkpoint's name"):
             checkpoint_paths(name)
-    save_small("one"), save_small("two")
+    save_small("one"), save_small("two"), save_small("mine/own")
     with pytest.raises(CheckpointError, match=r"^one holds a SentenceLayers, which draws nothing"):
         TextToImage.load("one")
     (tmp_path / ".two.safetensors").touch()
     (tmp_path / "folder.safetensors").mkdir()
-    assert checkpoints.known_checkpoints() == ["one", "two"]
+    assert checkpoints.known_checkpoints() == ["one", "two", "mine/own"]
     for name in ("thre", "folder", "a seven " * 100, f"{__file__}/small"):
         with pytest.raises(CheckpointError, match=r"^There is no checkpoint .*: there are one, tw"):
             load_checkpoint(name)
@@ -109,7 +109,7 @@ def test_choose_device(monkeypatch):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(cuda))
         monkeypatch.setattr(torch.cuda, "device_count", lambda: cuda)
         monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
-        return str(checkpoints.choose_device(name))
+        return str(training.choose_device(name))
 
     monkeypatch.delenv("PROMPT_TO_PIXELS_DEVICE", raising=False)
     assert [choose(0, False), choose(0, True), choose(2, True)] == ["cpu", "mps", "cuda"]
@@ -230,8 +230,9 @@ def test_captions_that_are_others_now(tmp_path, monkeypatch):
     assert TextToImage.load("knows", "cpu").texts == texts
     words = (rf"^{re.escape(str(file))} does not hold the \d captions that the checkpoint learned: "
              r"restore it with 'git checkout -- checkpoints'\.$")
-    for n, told in ((3, {}), (2, facts), (4, facts)):
-        with pytest.raises(CheckpointError, match=words):
+    for n, told in ((3, {}), (3, {"captions": None}), (2, facts), (4, facts)):
+        said = words if told == facts else "captions are damaged: train it again"
+        with pytest.raises(CheckpointError, match=said):
             TextToImage(ConvCVAE(), told | {"extra": {"captions": torch.eye(n, 384)}}, "other")
     for content in (b"draw a one\ndraw a too\n\xc3\xa9rase three", b"draw a one\n", b"\xff", None):
         file.unlink()

@@ -100,7 +100,7 @@ def test_bad_input_is_one_sentence(draw, capsys, tmp_path, letters):
         ("circle", "--checkpoint", "nonesuch"): "There is no checkpoint 'nonesuch'",
         ("circle", "--checkpoint", str(copy)): f"{copy} and its JSON are damaged",
         ("circle", "--checkpoint", ""): "not a checkpoint's name",
-        ("circle", "--out", str(tmp_path / "file" / "below")): "cannot be written, choose another",
+        ("circle", "--out", str(tmp_path / "file" / "below")): "cannot be written (Not a directory): choose",
         ("circle", "--out", "/proc/none/such"): "/proc/none",
     }
     for arguments, words in cases.items():
@@ -132,7 +132,7 @@ def test_control_c_and_a_full_disk_leave_no_half_file(draw, capsys, monkeypatch)
     assert draw("circle", "--no-preview") == (130, [])
     assert capsys.readouterr().err == "Stopped before it was done; what is written is whole.\n"
     error = OSError(28, "No space left on device", "a.png")
-    status, paths = draw("circle")
+    status, paths = draw("circle", "--no-preview")
     assert "No space left" in refusal(capsys, status) and paths == []
 
 

@@ -40,7 +40,7 @@ def test_what_cannot_be_shown_is_refused():
         r"\(n, h, w\) or \(n, 1, h, w\), not \(28, 28\)": lambda: tile(torch.zeros(28, 28), 1),
         r"not \(2, 3, 28, 28\)": lambda: tile(torch.zeros(2, 3, 28, 28), 1),
         r"not \(0, 28, 28\)": lambda: tile(torch.zeros(0, 28, 28), 1),
-        "at least one picture in a row": lambda: tile(torch.zeros(2, 4, 4), 0),
+        "ask for one to 1,000 pictures in a row": lambda: tile(torch.zeros(2, 4, 4), 0),
         "3 labels do not fit 4 rows of 2": lambda: show_grid(torch.rand(7, 28, 28), "abc"),
         "at least one frame": lambda: save_gif([], "a.gif", columns=1),
     }.items():

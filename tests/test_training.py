@@ -1,6 +1,8 @@
 """What training is fed with, and the training loop, by hand on a model of one number."""
 
+import copy
 import math
+import re
 
 import pytest
 import torch
@@ -8,11 +10,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from helpers import training
+from helpers.flow import Velocity, train_velocity
 from helpers.mnist import load_mnist, to_float
 from helpers.models import ConvCVAE, FirstGenerator, PromptHead, Proofreader, ShapesCVAE
 from helpers.shapes import PROMPTS, draw_all_shapes
 from helpers.text import CharacterTokenizer
-from helpers.training import train_cvae
+from helpers.training import train_cvae, validate
 
 TOKENS = CharacterTokenizer().encode(PROMPTS)
 
@@ -218,16 +221,52 @@ def test_another_number_of_batches_than_steps_is_refused():
 def test_a_loss_that_is_no_number_keeps_weights_and_files_as_before_it(tmp_path):
     def spoilt(generator):
         for k, (pictures, inputs) in enumerate(five_batches(generator)):
-            yield pictures, inputs * (math.nan if k == 3 else 1)
+            yield pictures, inputs * (3e38 if k == 3 else 1)
 
     thetas = []
-    with pytest.raises(FloatingPointError, match=r"^The loss is nan at step 3: lower the"):
+    with pytest.raises(FloatingPointError, match=r"^The loss is inf at step 3: lower the"):
         train_cvae(model := OneNumber(), spoilt, 2, 5, rate=0.1, share=0,
                    penalty=lambda model, *_: thetas.append(model.theta.item()) or 0)
     assert model.theta.item() == thetas[3] != thetas[2], "three steps, and no fourth"
-    with pytest.raises(FloatingPointError, match=r"^The loss is nan at step 5: lower the"):
-        train_number(validation=list(spoilt(None)), folder=tmp_path)
+    with pytest.raises(FloatingPointError, match=r"^The loss is inf at step 5: lower the"):
+        train_number(validation=list(spoilt(None)))
     assert not list(tmp_path.iterdir())
+
+
+def test_what_no_model_learns_from_is_refused():
+    """At the doors: pictures outside [0, 1] or of another kind, numbers that are not finite."""
+    grey, vectors, digits = torch.rand(20, 1, 28, 28), torch.randn(20, 384), torch.arange(20) % 10
+    spoilt = vectors.clone()
+    spoilt[7, 3] = math.nan
+    for pictures, inputs, words in (
+        (grey * 255, vectors, "values from 0"), ((grey - 0.3) / 0.3, vectors, "values from 0"),
+        (grey / 0, vectors, "values from 0"), (grey[:, 0], vectors, "floats (n, 1, 28, 28)"),
+        ((grey * 255).byte(), vectors, "floats (n, 1, 28, 28), not torch.uint8"),
+        (grey, spoilt, "one row of finite inputs"), (grey, vectors[:9], "one row of finite inputs"),
+    ):
+        for validation, batch in (((), (pictures, inputs)), ([(pictures, inputs)], (grey, vectors))):
+            with pytest.raises(ValueError, match=re.escape(words)):
+                train_cvae(ConvCVAE(4), lambda _, b=batch: [b], 1, 1, validation=validation)
+    for train in (lambda: training.train_head(PromptHead(), spoilt, digits),
+                  lambda: train_velocity(Velocity(384), spoilt, vectors, torch.zeros(20, 34))):
+        with pytest.raises(ValueError, match="was given NaN or infinity: mend your data"):
+            train()
+    with pytest.raises(FloatingPointError, match="The loss is nan at step 1: lower the"):
+        training.train_head(PromptHead(), vectors, digits, rate=1e38)
+    with pytest.raises(ValueError, match="patience waits for .*: give validation batches"):
+        train_number(patience=2)
+
+
+def test_averages_cover_the_whole_state_and_validation_counts_pictures():
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    average = copy.deepcopy(model)
+    model(torch.randn(9, 2) + 5)
+    training.update_average(average, model, step=1000)
+    assert torch.equal(average[1].running_mean, model[1].running_mean)
+    logits = torch.tensor([0.0, 0.0, 0.0, 3.0])
+    batches = [(torch.zeros(len(x), 1, 28, 28), x) for x in logits.split([3, 1])]
+    cost = 784 * F.softplus(logits).mean().item()
+    assert validate(OneNumber(), batches)["validation reconstruction"] == pytest.approx(cost)
 
 
 @pytest.fixture(name="model")
@@ -243,10 +282,9 @@ def fixture_model():
 
 def test_proofreading_costs_what_the_digit_that_the_head_reads_is_misread(model):
     for digit, surety, cost in ((0, 0.0, math.log(10)), (3, 20.0, 0), (4, 20.0, 20)):
-        def reader(pictures, logits=surety * torch.eye(10)[digit]):  # noqa: B008
-            assert pictures.shape[1:] == (1, 28, 28) and 0 <= pictures.min() <= pictures.max() <= 1
-            return logits.expand(len(pictures), 10)
-
+        reader = nn.Sequential(nn.Flatten(), nn.Linear(784, 10)).requires_grad_(False)
+        reader[1].weight.zero_()
+        reader[1].bias.copy_(surety * torch.eye(10)[digit])
         given = model, torch.randn(99, 384), seeded(), reader
         assert training.proofread(*given).item() == pytest.approx(5 * cost, abs=1e-3)
         half = training.proofread(*given, n=7, strictness=0.5)

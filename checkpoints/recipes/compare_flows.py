@@ -5,6 +5,8 @@ About twenty-five minutes on two cores.
 
 import copy
 import functools
+import itertools
+import random
 import time
 
 import torch
@@ -14,6 +16,7 @@ from running import compare
 from sklearn.mixture import GaussianMixture
 from torch import nn
 
+from helpers.captions import PHRASINGS, UNSAID, write_caption, write_styled
 from helpers.checkpoints import load_checkpoint
 from helpers.flow import (
     LatentFlow,
@@ -25,13 +28,20 @@ from helpers.flow import (
     transport,
     transport_by_heun,
 )
-from helpers.metrics import frechet_distance
-from helpers.mnist import load_splits
+from helpers.metrics import (
+    draw_prompts,
+    frechet_distance,
+    in_third,
+    name_digits,
+    precision_recall_density_coverage,
+)
+from helpers.mnist import load_splits, to_float
 from helpers.models import elbo_terms
 from helpers.steering import conditions_of
+from helpers.strokes import Reference
 from helpers.training import train_proofreader
 
-ORDER = ("priors", "priors of sharp codes", "guidance", "steps", "decoders")
+ORDER = ("priors", "priors of sharp codes", "guidance", "defaults", "steps", "decoders")
 GUIDANCE = (1.0, 1.3, 1.5, 2.0, 3.0, 4.0, 5.0)
 STEPS = (1, 2, 4, 8, 20, 50)
 ACCURACIES = {"prompt accuracy, held-out": 4, "worst digit, held-out": 4}
@@ -55,6 +65,7 @@ def measure(names):
         "priors": lambda: compare_priors(images, labels, conditions, yardstick),
         "priors of sharp codes": lambda: compare_sharp(images, labels, released, yardstick),
         "guidance": lambda: compare_guidance(released, yardstick),
+        "defaults": lambda: compare_defaults(released, yardstick),
         "steps": lambda: compare_steps(released, yardstick),
         "decoders": lambda: compare_decoders(images, labels, conditions, yardstick),
     }
@@ -108,11 +119,7 @@ def compare_sharp(images, labels, model, yardstick):
 
 
 def simple_priors(means, deviations, labels):
-    """Make the priors that take no training from codes drawn from posteriors (n, latent).
-
-    Returns:
-        A dict from name to a function like that of `fit_by_digit`.
-    """
+    """Make the priors that take no training: a dict from name to a function as `fit_by_digit`'s."""
     generator = torch.Generator().manual_seed(0)
     codes = means + deviations * torch.randn(means.shape, generator=generator)
     return {
@@ -123,11 +130,7 @@ def simple_priors(means, deviations, labels):
 
 
 def fit_by_digit(codes, labels, components, seed=0):
-    """Fit a mixture of Gaussians to the codes (n, latent) of every digit.
-
-    Returns:
-        A function from standard normal z (n, latent) and conditions (n, 34) to codes (n, latent).
-    """
+    """Fit mixtures to the codes (n, latent) of each digit: a function of z and condition."""
     mixtures = [
         GaussianMixture(components, random_state=seed).fit(codes[labels == digit].numpy())
         for digit in range(10)
@@ -160,12 +163,59 @@ def compare_guidance(model, yardstick):
     }
 
 
+def compare_defaults(model, yardstick):
+    """Draw validation captions, plain and styled, by all that could be drawn with by default."""
+    rows = {name: load_checkpoint(name)[0] for name in ("mnist-cvae", "mnist-style")}
+    for guidance in GUIDANCE[:5]:
+        paint = functools.partial(model.paint, guidance=guidance)
+        rows[f"mnist-flow, guidance {guidance}"] = Variant(model.latent, model.read, paint)
+    rows["mnist-flow, its own choice"] = model
+    rng, styled = random.Random(2026), []
+    for digit, place, level in itertools.product(range(10), range(4), (-2, -1, 1, 2) * 3):
+        levels = [level if k == place else UNSAID for k in range(4)]
+        styled.append((write_styled(digit, levels, rng), digit, place, level))
+    digits = torch.arange(10).repeat_interleave(25)
+    plain = [write_caption(rng.choice(PHRASINGS), d, rng.random() < 0.4) for d in digits.tolist()]
+    pictures = load_splits()["validation"][0]
+    real, reference = yardstick.describe(to_float(pictures)), Reference()
+    floor = frechet_distance(real, yardstick.describe(yardstick.real))
+    return {
+        name: obey(row, styled, reference, yardstick.judge)
+        | resemble(row, plain, digits, yardstick, (real, floor))
+        for name, row in rows.items()
+    }
+
+
+def obey(model, styled, reference, judge, n=4):
+    """Measure the share of styles and of digits that are drawn as captions ask."""
+    captions, *asked = zip(*styled, strict=True)
+    digits, places, levels = (torch.tensor(x).repeat_interleave(n) for x in asked)
+    pictures = draw_prompts(model, list(captions), n)
+    ranks = reference.rank(pictures, digits)[torch.arange(len(places)), places]
+    right = name_digits(judge, pictures) == digits
+    shares = {"styles obeyed": in_third(ranks, levels), "digit, styled": right}
+    return {name: round(share.float().mean().item(), 4) for name, share in shares.items()}
+
+
+def resemble(model, plain, digits, yardstick, real, n=20):
+    """Measure what plain captions draw: digits, and the distance to `real`: features, floor."""
+    pictures, (features, floor) = draw_prompts(model, plain, n), real
+    right = name_digits(yardstick.judge, pictures) == digits.repeat_interleave(n)
+    drawn = yardstick.describe(pictures)
+    return {
+        "digit, plain": round(right.float().mean().item(), 4),
+        "Fréchet ratio": round(frechet_distance(features, drawn) / floor, 4),
+        "coverage": round(precision_recall_density_coverage(features, drawn)["coverage"], 4),
+    }
+
+
 def compare_steps(model, yardstick):
     """Draw with few and many steps, by Euler and by Heun, at the released guidance."""
     def paint_by_heun(z, condition, steps):
         codes = transport_by_heun(model.velocity, z, condition, model.guidance, steps)
         return model.autoencoder.decode(model.centre + model.scale * codes).clamp(0, 1)
 
+    euler = functools.partial(model.paint, guidance=model.guidance)
     return {
         name: {
             str(steps): measure_row(
@@ -174,7 +224,7 @@ def compare_steps(model, yardstick):
             )
             for steps in STEPS
         }
-        for name, paint in (("Euler", model.paint), ("Heun", paint_by_heun))
+        for name, paint in (("Euler", euler), ("Heun", paint_by_heun))
     }
 
 
@@ -205,7 +255,8 @@ def compare_decoders(images, labels, conditions, yardstick, steps=1600):
             model.autoencoder.ink = nn.Sequential(model.autoencoder.ink, nn.Sigmoid())
         train_flow(model, images, conditions, steps=2500)
         results[name] = {"CPU seconds": seconds} | measure_rebuilt(model, yardstick)
-        results[name] |= measure_row(model.eval(), yardstick, CROWD)
+        paint = functools.partial(model.eval().paint, guidance=model.guidance)
+        results[name] |= measure_row(Variant(model.latent, model.read, paint), yardstick, CROWD)
     return results
 
 
@@ -215,16 +266,10 @@ def feature_penalty(network, weight):
 
 
 def match_features(painted, pictures, network):
-    """Compare what the first two layers of a frozen classifier see in two sets of pictures.
+    """Compare what the first two layers of a `Proofreader` see in pictures (n, 1, 28, 28).
 
-    A feature-matching or perceptual loss (Dosovitskiy and Brox, 2016; Johnson et al., 2016).
-
-    Args:
-        painted, pictures: float32 tensors (n, 1, 28, 28).
-        network: a `Proofreader`; it must not be a judge.
-
-    Returns:
-        A scalar: squared differences over squared features, added up over both layers.
+    A feature-matching or perceptual loss (Dosovitskiy and Brox, 2016; Johnson et al., 2016): a
+    scalar, squared differences over squared features.
     """
     total, layers = 0.0, list(network)
     for convolution, activation in (layers[:2], layers[2:4]):
@@ -248,4 +293,4 @@ def measure_rebuilt(model, yardstick):
 
 
 if __name__ == "__main__":
-    compare("flow-comparisons", ORDER, measure, minutes=5)
+    compare("flow-comparisons", ORDER, measure, minutes=5, choice=True)

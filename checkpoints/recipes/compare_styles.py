@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from measuring import Yardstick, measure_row
-from mnist_style import measure_unnamed, pair_batches
+from mnist_style import measure_unnamed
 from PIL import Image
 from running import RUNS, compare
 
@@ -29,7 +29,13 @@ from helpers.steering import (
 )
 from helpers.strokes import Reference
 from helpers.text import sentence_encoder
-from helpers.training import MNIST_RECIPE, toss_pixels, train_cvae, train_proofreader
+from helpers.training import (
+    MNIST_RECIPE,
+    pair_batches,
+    toss_pixels,
+    train_cvae,
+    train_proofreader,
+)
 
 FIGURE = Path(__file__).resolve().parents[2] / "notebooks" / "figures" / "11_ruined.png"
 ORDER = ("no ruler", "a ruler moves the decoder", "a ruler moves the codes")
@@ -73,8 +79,9 @@ def train_along(images, labels, head):
     torch.manual_seed(0)
     model = StyleCVAE()
     model.head = copy.deepcopy(head).requires_grad_(False)
+    pictures = to_float(images)
     model, _ = train_cvae(
-        model, lambda g: toss_pixels(pair_batches(images, embeddings, 250, g), g), **MNIST_RECIPE,
+        model, lambda g: toss_pixels(pair_batches(pictures, embeddings, 250, g), g), **MNIST_RECIPE,
         penalty=penalty, after_epoch=after_epoch,
     )
     return model
@@ -94,8 +101,9 @@ def ruler_for_decoder(images, labels, embeddings, measures, ranks, weight=40.0):
 
     def penalty(model, inputs, generator):
         condition = model.head(inputs[:128], generator)
-        z = torch.randn(len(condition), model.latent, generator=generator)
+        z = torch.randn(len(condition), model.latent, generator=generator).to(condition.device)
         pictures = model.decode(z, condition).sigmoid()
+        proofreader.to(z.device), ruler.to(z.device)
         misread = F.cross_entropy(proofreader(pictures), model.head.digit(condition).argmax(1))
         levels = model.head.levels(condition).argmax(2) - 2
         return 8 * misread + weight * style_error(ruler(pictures), levels, silence=1.0)

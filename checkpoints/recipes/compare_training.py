@@ -18,9 +18,9 @@ from PIL import Image
 from running import compare
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
-from torchvision.transforms import ToTensor
 from tqdm.auto import tqdm
 
+from helpers import repair_torchvision
 from helpers.captions import TRAINING_PHRASINGS, WORDS, all_captions
 from helpers.checkpoints import checkpoint_paths
 from helpers.mnist import load_mnist, load_splits
@@ -142,14 +142,18 @@ class CaptionedDigits(Dataset):
     """MNIST as a first draft would read it: every item is decoded and captioned when asked for."""
 
     def __init__(self):
+        repair_torchvision()  # before it is imported
+        from torchvision.transforms import ToTensor  # noqa: PLC0415
+
         self.images, self.labels = load_mnist(train=True)
+        self.to_tensor = ToTensor()
 
     def __len__(self):
         return len(self.images)
 
     def __getitem__(self, index):
         picture = Image.fromarray(self.images[index].numpy())
-        return ToTensor()(picture), f"a handwritten {WORDS[self.labels[index]]}"
+        return self.to_tensor(picture), f"a handwritten {WORDS[self.labels[index]]}"
 
 
 def train_straightforward(budget):
@@ -161,7 +165,7 @@ def train_straightforward(budget):
     Returns:
         The model, and how many epochs it has seen.
     """
-    data, encoder = CaptionedDigits(), sentence_encoder().model
+    data, encoder = CaptionedDigits(), sentence_encoder()
     torch.manual_seed(0)
     model = ConvCVAE(film=False)
     model.head = PlainHead()
@@ -170,7 +174,8 @@ def train_straightforward(budget):
     with tqdm(total=budget, desc="seconds") as bar:
         while time.perf_counter() - start < budget:
             for pictures, captions in DataLoader(data, batch_size=32, shuffle=True):
-                embeddings = encoder.encode(captions, convert_to_tensor=True).clone()
+                encoder.cache.clear()
+                embeddings = encoder.encode(list(captions))
                 logits, mean, log_variance = model(pictures, embeddings)
                 reconstruction, kl = elbo_terms(logits, pictures, mean, log_variance)
                 loss = reconstruction + min(1.0, seen / len(data) / 30) * kl

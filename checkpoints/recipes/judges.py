@@ -7,7 +7,7 @@ import argparse
 import hashlib
 
 import torch
-from running import RUNS, add_release, announce, errors_in_one_line
+from running import RUNS, announce, errors_in_one_line, parse
 from safetensors.torch import save
 
 from helpers import write_whole
@@ -36,8 +36,7 @@ def main():
     """Train the judges, and release them if the command line asks for it."""
     parser = argparse.ArgumentParser(description="Train the judges of digits anew.")
     parser.add_argument("action", choices=["train"])
-    add_release(parser)
-    release, folder = parser.parse_args().release, RUNS / "judges"
+    release, folder = parse(parser).release, RUNS / "judges"
     with errors_in_one_line():
         announce(7, JUDGES, folder, [JUDGES] if release else ())
         train(folder)

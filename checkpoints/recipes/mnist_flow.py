@@ -14,9 +14,10 @@ from helpers.flow import LatentFlow, collect_codes, gaussian_terms, standardise,
 from helpers.mnist import load_splits, to_float
 from helpers.models import sample_posterior
 from helpers.steering import conditions_of
-from helpers.training import fit, warm_up
+from helpers.training import fit, on_device, warm_up
 
 
+@on_device
 def train_autoencoder(
     model, images, terms=gaussian_terms, penalty=None, steps=5400, batch=64, seed=0
 ):

@@ -40,7 +40,14 @@ from helpers.models import StyleCVAE
 from helpers.steering import caption_styles, train_prior, train_style_head
 from helpers.strokes import Reference, load_strokes, measure_styles, rank_within_digit
 from helpers.text import sentence_encoder
-from helpers.training import MNIST_RECIPE, proofread, toss_pixels, train_cvae, train_proofreader
+from helpers.training import (
+    MNIST_RECIPE,
+    pair_batches,
+    proofread,
+    toss_pixels,
+    train_cvae,
+    train_proofreader,
+)
 
 
 class Corpus(NamedTuple):
@@ -73,29 +80,19 @@ def write_corpus(labels, more=20_000):
     )
 
 
-def pair_batches(images, embeddings, batch, generator):
-    """Go once through uint8 images (n, 28, 28) in random order, each with its own caption.
-
-    Yields pictures (batch, 1, 28, 28) in [0, 1] and the embeddings (batch, 384) of their captions.
-    """
-    order = torch.randperm(len(images), generator=generator)
-    for rows in order[: len(order) // batch * batch].split(batch):
-        yield to_float(images[rows]), embeddings[rows]
-
-
 def train():
     """Train the reader, then the CVAE on what it reads, then the prior."""
     snapshots = Snapshots()
     images, labels = load_splits()["train"]
     named = describe_captions(known_captions())
     corpus = write_corpus(labels)
-    captions = corpus.embeddings[: len(labels)]
+    pictures, captions = to_float(images), corpus.embeddings[: len(labels)]
     proofreader = train_proofreader(images, labels)
     torch.manual_seed(0)
     model = StyleCVAE()
     train_style_head(model.head, corpus.embeddings, corpus.digits, corpus.named)
     model, _ = train_cvae(
-        model, lambda g: toss_pixels(pair_batches(images, captions, 250, g), g), **MNIST_RECIPE,
+        model, lambda g: toss_pixels(pair_batches(pictures, captions, 250, g), g), **MNIST_RECIPE,
         penalty=functools.partial(proofread, proofreader=proofreader), after_epoch=snapshots,
     )
     train_prior(model, corpus.embeddings, images, labels, corpus.styles, proofreader)

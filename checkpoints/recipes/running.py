@@ -6,9 +6,10 @@ import json
 import os
 import sys
 
-from helpers import write_whole
-from helpers.checkpoints import CHECKPOINTS, load_checkpoint, save_checkpoint
+from helpers import open_folder, write_whole
+from helpers.checkpoints import CHECKPOINTS, load_checkpoint, pack_json, save_checkpoint
 from helpers.generator import describe
+from helpers.training import choose_device
 
 RUNS = CHECKPOINTS / "runs"  # git ignores it
 # What stays in a checkpoint's results when it is only measured again.
@@ -27,28 +28,28 @@ def run(name, train, measure, minutes, folder=CHECKPOINTS):
     """
     parser = argparse.ArgumentParser(description=f"Train {name} anew, or measure what is released.")
     parser.add_argument("action", choices=("train", "evaluate"))
-    add_release(parser)
-    asked = parser.parse_args()
+    asked = parse(parser)
     training = asked.action == "train"
     weights, facts_path = folder / f"{name}.safetensors", folder / f"{name}.json"
     written = RUNS / name / (f"{name}.json" if training else "evaluation.json")
     replaced = [weights, facts_path] if training else [facts_path]
     with errors_in_one_line():
+        device = choose_device()
         announce(minutes[asked.action], facts_path, written, replaced if asked.release else ())
         if training:
             model, facts, extra = train()
             weights = save_checkpoint(written.with_suffix(".safetensors"), model, facts, extra)
-        model, facts = load_checkpoint(weights)
+        model, facts = load_checkpoint(weights, device)
         extra, results = facts.pop("extra"), facts["results"]
         kept = {key: results[key] for key in OF_TRAINING if key in results}
         facts["results"] = kept | measure(model)
         for key, value in facts["results"].items():
             print(f"{key}: {value}")
-        write_json(written, facts)
+        write_whole(written, pack_json(facts))
         if asked.release and training:
             save_checkpoint(folder / f"{name}.safetensors", model, facts, extra)
         elif asked.release:
-            write_json(facts_path, facts)
+            write_whole(facts_path, pack_json(facts))
 
 
 def compare(name, order, measure, minutes, choice=False, figure=None):
@@ -65,9 +66,8 @@ def compare(name, order, measure, minutes, choice=False, figure=None):
     parser = argparse.ArgumentParser(description=f"Train and measure what is in {name}.json anew.")
     if choice:
         parser.add_argument("rows", nargs="*", help=f"all without any; {', '.join(order)}")
-    add_release(parser)
     parser.set_defaults(rows=[])
-    asked = parser.parse_args()
+    asked = parse(parser)
     unknown = [row for row in asked.rows if row not in order]
     if unknown:
         parser.error(f"there is no row {unknown[0]!r}: choose among {', '.join(map(repr, order))}")
@@ -86,9 +86,14 @@ def compare(name, order, measure, minutes, choice=False, figure=None):
             write_whole(figure, written.with_name(figure.name).read_bytes())
 
 
-def add_release(parser):
-    """Give an argument parser the option --release."""
+def parse(parser):
+    """Read the arguments; --release and --device are among them."""
     parser.add_argument("--release", action="store_true", help="replace the released files")
+    parser.add_argument("--device", help="cpu, cuda or mps; the best there is without it")
+    asked = parser.parse_args()
+    if asked.device:
+        os.environ["PROMPT_TO_PIXELS_DEVICE"] = asked.device
+    return asked
 
 
 @contextlib.contextmanager
@@ -114,9 +119,7 @@ def announce(minutes, released, written, replaced):
     """
     for path in (*replaced, written):
         folder = path.parent if path.suffix else path
-        folder.mkdir(parents=True, exist_ok=True)
-        write_whole(folder / ".probe", b"")
-        (folder / ".probe").unlink()
+        open_folder(folder)
     there, here = map(os.path.relpath, (released, written))
     if replaced:
         end = f"in the end replaces {' and '.join(map(os.path.relpath, replaced))}"
@@ -128,13 +131,7 @@ def announce(minutes, released, written, replaced):
           f"{end}. To compare afterwards: {comparison}", flush=True)
 
 
-def write_json(path, content):
-    """Write a dict as JSON, as `save_checkpoint` does."""
-    text = json.dumps(content, indent=1, ensure_ascii=False, allow_nan=False)
-    write_whole(path, f"{text}\n".encode())
-
-
 def update_json(path, rows, order):
     """Replace some rows of a JSON file, or make it; the rows stand in the given order."""
     rows = (json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}) | rows
-    write_json(path, {row: rows[row] for row in order if row in rows})
+    write_whole(path, pack_json({row: rows[row] for row in order if row in rows}))
