@@ -99,8 +99,8 @@ class Whole(ipw.Box):
     def _repr_mimebundle_(self, **options):
         note = f"<p class=\"prompt-note\">{NOTE}</p><style>{TEXTS['note.css']}</style>"
         display({"text/html": note, "text/plain": NOTE}, raw=True)
-        bundle, path = super()._repr_mimebundle_(**options), FIGURES / self.still
-        if path.is_file():
+        bundle = super()._repr_mimebundle_(**options) | {"text/plain": NOTE}
+        if (path := FIGURES / self.still).is_file():
             bundle["image/png"] = base64.b64encode(path.read_bytes()).decode()
         return bundle
 
