@@ -170,7 +170,7 @@ def describe_own_captions(captions):
     foreign = [*OTHER.about, *(f"draw {with_article(thing)}" for thing in OTHER.things)]
     own, others = sentence_encoder().encode(texts), sentence_encoder().encode(foreign)
     some = own[torch.linspace(0, len(own) - 1, min(len(own), 2000)).long()]
-    among = (some @ some.T).fill_diagonal_(0).max(1).values.quantile(0.1).item()
+    among = (some @ some.T).fill_diagonal_(len(some) == 1).max(1).values.quantile(0.1).item()
     familiar = (among + (others @ some.T).max(1).values.quantile(0.9).item()) / 2
     return {"texts": texts, "familiar": round(familiar, 4)}, own.half()
 

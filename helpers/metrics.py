@@ -92,7 +92,7 @@ def load_judge(name, device=None):
 def ask(judge, pictures, batch=1000):
     """Ask a network about pictures (n, 1, 28, 28) in [0, 1] where it computes: its answers."""
     check_pictures(pictures)
-    device = next(judge.parameters()).device
+    device = next(judge.parameters(), pictures).device
     return torch.cat([judge(part.to(device)).cpu() for part in pictures.split(batch)])
 
 

@@ -304,7 +304,7 @@ def train_cvae(
             row["epoch"] = len(history) + 1
             if validation:
                 row |= validate(average, validation)
-                check_loss(row["validation loss"], len(history) * steps)
+                check_loss(row["validation loss"], row["epoch"] * steps)
             history.append(row)
             if folder:
                 save_run(folder, settings, state, history, probe)

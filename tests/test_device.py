@@ -1,4 +1,4 @@
-"""Training on a device that is not the CPU: on `meta`, which computes shapes alone, nothing leaks."""
+"""Training on a device that is not the CPU: `meta`, which computes shapes alone."""
 
 import functools
 

@@ -1,6 +1,7 @@
 """Measures on cases whose answer is known, and against torchmetrics and scipy."""
 
 import math
+import re
 import warnings
 
 import pytest
@@ -9,7 +10,7 @@ import torch.nn.functional as F
 from scipy.stats import binomtest
 from torch import nn
 
-from helpers import metrics
+from helpers import metrics, repair_torchvision
 from helpers.captions import HELD_OUT_PHRASINGS
 from helpers.metrics import (
     HELD_OUT_FRAMES,
@@ -23,6 +24,7 @@ from helpers.metrics import (
     load_judge,
     log_mean,
     log_weights,
+    name_digits,
     nearest_pictures,
     precision_recall_density_coverage,
     prompt_accuracy,
@@ -61,9 +63,20 @@ class Recorder:
         return F.pad(columns, (0, 780)).view(-1, 1, 28, 28)
 
 
-def read_digit(pictures):
-    """Judge what a `Recorder` draws."""
-    return F.one_hot(pictures[:, 0, 0, 0].long(), 10)
+class Answer(nn.Module):
+    """A judge that answers by a function."""
+
+    def __init__(self, forward):
+        super().__init__()
+        self.forward = forward
+
+
+@pytest.fixture
+def any_pictures(monkeypatch):
+    monkeypatch.setattr(metrics, "check_pictures", lambda pictures: None)
+
+
+read_digit = Answer(lambda pictures: F.one_hot(pictures[:, 0, 0, 0].long(), 10))
 
 
 def test_every_digit_is_drawn_equally_often_from_its_own_inputs_and_codes():
@@ -81,7 +94,7 @@ def test_every_digit_is_drawn_equally_often_from_its_own_inputs_and_codes():
     assert torch.equal(once, again) and not torch.equal(once, other)
 
 
-def test_prompt_accuracy_counts_digit_by_digit():
+def test_prompt_accuracy_counts_digit_by_digit(any_pictures):
     """Asked for a 3, this one draws an 8: nine digits are right; with shuffled captions, chance."""
     drawn = torch.tensor([0, 1, 2, 8, 4, 5, 6, 7, 8, 9])
     accuracy, per_digit = prompt_accuracy(Recorder(), drawn, torch.arange(10), read_digit, n=1000)
@@ -153,13 +166,34 @@ def test_kernel_distances_by_hand_and_on_average():
     known = (shift**3 + 3 * shift) ** 2 + 3 * shift**4 + 3 * shift**2
     found = [kernel_distance(x, y + shift, subsets=20, size=1000, seed=s) for s in (0, 0, 1)]
     assert found[0] == pytest.approx(known, rel=0.1) and found[0] == found[1] != found[2]
-    with pytest.raises(ValueError, match="40 rows do not fill a subset of 50: draw more"):
-        kernel_distance(normal(90, 4, 0), normal(40, 4, 1), size=50)
+
+
+def test_what_cannot_be_measured_is_refused():
+    """Sizes, shapes and numbers, at the doors of every measure."""
+    few, rows, spoilt = normal(1, 4, 0), normal(30, 4, 0), normal(30, 4, 0) / 0
+    judge = load_judge("digits")
+    for measure, words in (
+        *((lambda n=n: draw_balanced(Recorder(), torch.arange(10), torch.arange(10), n),
+           "a multiple of 10") for n in (5, 0, 15, -10)),
+        (lambda: frechet_distance(few, rows), "1 and 30 rows are too few: give at least 2"),
+        (lambda: frechet_distance(rows, rows[:, :3]), "(n, d) and (m, d), not (30, 4), (30, 3)"),
+        (lambda: frechet_distance(spoilt, rows), "Features are not finite"),
+        (lambda: kernel_distance(rows, rows, size=50), "30 and 30 rows are too few: give at le"),
+        (lambda: precision_recall_density_coverage(rows, rows, k=30), "give at least 31"),
+        (lambda: wilson_interval(0.5, 0), "of at least one trial"),
+        (lambda: wilson_interval(1.2, 9), "A share is from 0 to 1"),
+        (lambda: name_digits(judge, torch.rand(2, 1, 28, 28) * 255), "values from 0 (paper) to 1"),
+        (lambda: name_digits(judge, torch.zeros(0, 1, 28, 28)), "values from 0 (paper) to 1"),
+        (lambda: name_digits(judge, torch.rand(2, 28, 28)), "floats (n, 1, 28, 28), not torch.fl"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(words)):
+            measure()
+    assert frechet_distance(rows[:5], rows[:5]) == 0
 
 
 def test_both_distances_agree_with_torchmetrics(tested):
     """On real test pictures, and others that are shifted and paler."""
-    # They import torchvision, which helpers may have to repair first.
+    repair_torchvision()  # which they import
     from torchmetrics.image.fid import FrechetInceptionDistance  # noqa: PLC0415
     from torchmetrics.image.kid import KernelInceptionDistance  # noqa: PLC0415
 
@@ -318,9 +352,7 @@ def test_variety_is_the_variance_of_what_is_drawn_over_that_of_the_program():
             drawn = metrics.draw_shapes(next(self.next), len(tokens), seed=77)[:, None] * self.ink
             return drawn[:1].expand_as(drawn) if self.collapsed else drawn
 
-    def first(pictures):
-        return torch.eye(9)[:1].expand(len(pictures), -1)
-
+    first = Answer(lambda pictures: torch.eye(9)[:1].expand(len(pictures), -1))
     for program, low, high in ((Program(1), 0.85, 1.15), (Program(0.5), 0.21, 0.29),
                                (Program(1, collapsed=True), 0, 1e-6)):
         accuracies, ratios = metrics.shape_accuracy_and_variety(program, first, n=400)

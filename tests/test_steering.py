@@ -6,10 +6,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from familiarity import train_familiarity
-from mnist_style import pair_batches
 from torch import nn
 
-from helpers import steering
+from helpers import steering, training
 from helpers.captions import UNSAID
 from helpers.mnist import load_mnist, to_float
 from helpers.models import Proofreader, StyleCVAE, StyleHead
@@ -60,9 +59,9 @@ def test_a_caption_names_levels_that_its_picture_has(monkeypatch):
 
 
 def test_pair_batches_pair_each_picture_with_its_caption():
-    images = torch.arange(25, dtype=torch.uint8)[:, None, None].expand(25, 28, 28)
+    images = to_float(torch.arange(25, dtype=torch.uint8)[:, None, None].expand(25, 28, 28))
     embeddings = torch.arange(40.0)[:, None].expand(40, 384)
-    batches = list(pair_batches(images, embeddings, 10, seeded()))
+    batches = list(training.pair_batches(images, embeddings, 10, seeded()))
     pictures, inputs = (torch.cat(parts) for parts in zip(*batches, strict=True))
     assert pictures.shape == (20, 1, 28, 28), "an incomplete last batch is left out"
     assert torch.equal((pictures[:, 0, 0, 0] * 255).round(), inputs[:, 0])
@@ -163,14 +162,18 @@ class Spelling(StyleCVAE):
 
 def test_the_prior_learns_where_the_levels_lie(head, monkeypatch):
     """Known answer: the code itself is what is measured."""
-    monkeypatch.setattr(steering, "Ruler", lambda: lambda pictures: pictures[:, 0, 0, :4])
+    class Pixels(torch.nn.Module):
+        def forward(self, pictures):
+            return pictures[:, 0, 0, :4] if self is ruler else torch.zeros(len(pictures), 10)
+
+    ruler = Pixels()
+    monkeypatch.setattr(steering, "Ruler", lambda: ruler)
     for name in ("train_ruler", "draw_and_measure", "recalibrate"):
         monkeypatch.setattr(steering, name, lambda *data, **how: [])
     model, (embeddings, digits, _) = build(Spelling, head), toy_captions(800)
     images, ranks = torch.zeros(300, 28, 28, dtype=torch.uint8), torch.zeros(300, 4)
     history = torch.tensor(steering.train_prior(
-        model, embeddings, images, digits[:300], (None, ranks),
-        lambda pictures: torch.zeros(len(pictures), 10), steps=200,
+        model, embeddings, images, digits[:300], (None, ranks), Pixels(), steps=200,
     ))
     assert history.shape == (200, 3) and history.isfinite().all()
     first, last = history[:10, 0].mean(), history[-10:, 0].mean()

@@ -139,13 +139,16 @@ def test_mnist_is_measured_once_and_anew_where_what_was_kept_is_not_whole(tmp_pa
     assert torch.equal(load_strokes(train=False), known), "the training set is kept apart"
     assert measured[:-1] == [510, 510, 510, 505] and 0 < measured[-1] < 10, "some are checked"
     whole = path.read_bytes()
-    name, nan, other = *load_file(path), known.clone(), known.clone()
-    nan[5], other[499] = math.nan, 1
+    _, name = sorted(load_file(path))
+    nan, other, one = known.clone(), known.clone(), known.clone()
+    nan[5], other[499], one[7] = math.nan, 1, 1
     kinds = {
         "empty": b"", "nonsense": b"?", "cut": whole[:-3], "another name": save({"other": known}),
         "zeros": save({name: torch.zeros_like(known)}), "one NaN": save({name: nan}),
         "ten rows": save({name: known[:10]}), "a row more": save({name: known[[*range(510), 0]]}),
         "float16": save({name: known.half()}), "other measures": save({name: other}),
+        "one number": save(load_file(path) | {name: one}),
+        "other code": save({name: other, "checksum": strokes.checksum(other)}),
     }
     failures = []
     for kind, content in kinds.items():

@@ -94,7 +94,8 @@ def test_vectors_of_sentences(reader):
 def test_every_sentence_gets_the_vector_that_the_library_gives_it(reader, monkeypatch):
     """Whatever stands beside it, of the same length or not, and to the end of a long one."""
     long = "I have been thinking about this for a very long time, and my whole family agrees, " * 2
-    asked = [f"{long} six", f"{long} nine", "a two", "7", "a six", "a ten", "7", "É 七 x\u0301 " * 200]
+    asked = [f"{long} six", f"{long} nine", "a two", "7", "a six", "a ten", "7"]
+    asked.append("É 七 x\u0301 " * 200)
     vectors = reader.encode(asked)
     monkeypatch.setitem(sys.modules, "torchvision", None)  # which may be built for another torch
     library = pytest.importorskip("sentence_transformers").SentenceTransformer
@@ -129,9 +130,9 @@ def test_threads_that_come_at_once_load_it_once(monkeypatch):
 
 def test_what_nobody_sees_is_not_read():
     looks = {
-        "cross ": "cross", " two  vertical\tlines\n": "two vertical lines", "c\u00adir\u200bcle\ufeff":
-        "circle", "ｃｉｒｃｌｅ": "circle", "a\u00a0\u202ecross\u2069": "a cross", "cir\u3164cle\ufe0f":
-        "circle", "a\u2003７": "a 7", "\x00square\x7f": "square", "cafe\u0301": "café",
+        "cross ": "cross", " two  vertical\tlines\n": "two vertical lines", "\x00dot\x7f": "dot",
+        "c\u00adir\u200bcle\ufeff": "circle", "ｃｉｒｃｌｅ": "circle", "cafe\u0301": "café",
+        "a\u00a0\u202ecross\u2069": "a cross", "cir\u3164cle\ufe0f": "circle", "a\u2003７": "a 7",
     }
     assert text.check_prompts(list(looks)) == list(looks.values())
     for empty in ("", " \u3164", "\u200b\u2060", "\u0301"):

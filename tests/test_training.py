@@ -244,7 +244,8 @@ def test_what_no_model_learns_from_is_refused():
         ((grey * 255).byte(), vectors, "floats (n, 1, 28, 28), not torch.uint8"),
         (grey, spoilt, "one row of finite inputs"), (grey, vectors[:9], "one row of finite inputs"),
     ):
-        for validation, batch in (((), (pictures, inputs)), ([(pictures, inputs)], (grey, vectors))):
+        given = pictures, inputs
+        for validation, batch in (((), given), ([given], (grey, vectors))):
             with pytest.raises(ValueError, match=re.escape(words)):
                 train_cvae(ConvCVAE(4), lambda _, b=batch: [b], 1, 1, validation=validation)
     for train in (lambda: training.train_head(PromptHead(), spoilt, digits),
@@ -253,7 +254,7 @@ def test_what_no_model_learns_from_is_refused():
             train()
     with pytest.raises(FloatingPointError, match="The loss is nan at step 1: lower the"):
         training.train_head(PromptHead(), vectors, digits, rate=1e38)
-    with pytest.raises(ValueError, match="patience waits for .*: give validation batches"):
+    with pytest.raises(ValueError, match=r"patience waits for .*: give validation batches"):
         train_number(patience=2)
 
 
