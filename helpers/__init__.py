@@ -1,42 +1,14 @@
 """What the notebooks have taught and a later one needs again."""
 
 import errno
-import importlib
 import os
 import secrets
-import sys
 import tempfile
 from pathlib import Path
 
-__all__ = ["TextToImage", "open_folder", "repair_torchvision", "restore", "write_whole"]
+__all__ = ["TextToImage", "open_folder", "restore", "write_whole"]
 
 ROOT = Path(__file__).resolve().parents[1]
-_DECLARED = []  # torch.library objects undo their declarations when they are collected
-
-
-def repair_torchvision() -> bool:
-    """Import torchvision; return whether the one known fault of a mixed installation was mended.
-
-    Built for CUDA beside a torch for CPU, it fails with ``operator torchvision::nms does not
-    exist``. Then the missing operators are declared first.
-    """
-    import torch  # noqa: PLC0415  (it takes a second, and the command line speaks first)
-
-    try:
-        importlib.import_module("torchvision")
-        return False
-    except (ImportError, RuntimeError) as error:
-        if "torchvision::" not in str(error):
-            raise
-    for name in [m for m in sys.modules if m == "torchvision" or m.startswith("torchvision.")]:
-        del sys.modules[name]
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    _DECLARED.append(library)
-    for operator in ("nms", "qnms"):
-        if not hasattr(torch.ops.torchvision, operator):
-            library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    importlib.import_module("torchvision")
-    return True
 
 
 def restore(folder):

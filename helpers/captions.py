@@ -5,7 +5,6 @@ A phrasing is a sentence with a gap: `{digit}` for "eight" or "8", `{a}` with it
 """
 
 import functools
-import operator
 import random
 import re
 import tomllib
@@ -16,6 +15,7 @@ import torch
 
 from helpers import restore
 from helpers.mnist import DATA
+from helpers.shapes import whole
 
 
 def _read_text(name, parse=str):
@@ -61,9 +61,8 @@ FRAMES = tuple(phrasing for phrasing in PHRASINGS if "{a}" in phrasing)
 
 def write_caption(phrasing, digit, numeral=False):
     """Fill the gap of one phrasing with a digit, 0 to 9: "eight", or "8" as a numeral."""
-    if isinstance(digit, bool) or not hasattr(digit, "__index__") or not 0 <= digit <= 9:
+    if not 0 <= (digit := whole(digit, "digit")) <= 9:
         raise ValueError(f"digit is {digit!r}: give a whole number from 0 to 9.")
-    digit = operator.index(digit)
     name = str(digit) if numeral else WORDS[digit]
     plural = name + ("es" if name == "six" else "s")
     article = "an" if digit == 8 else "a"

@@ -8,6 +8,7 @@ import math
 import numbers
 import operator
 import os
+import random
 import re
 import secrets
 import time
@@ -143,7 +144,9 @@ class TextToImage:
         n = check_number(n, "n, the number of pictures,", 1, MOST_PICTURES, whole=True)
         seed = check_number(seed, "The seed", -math.inf, math.inf, whole=True)
         temperature = check_number(temperature, "The temperature", 0, MOST)
-        generator = torch.Generator().manual_seed(seed % 2**64)
+        if not 0 <= seed < 2**32:  # which is as far as PyTorch tells seeds apart
+            seed = random.Random(str(seed)).getrandbits(32)
+        generator = torch.Generator().manual_seed(seed)
         # PyTorch draws normals in groups of 16 and redraws an incomplete last group; with a
         # multiple of 16 rows there is none, so a longer list begins like a shorter one.
         rows = -(-n // 16) * 16
@@ -220,9 +223,10 @@ class TextToImage:
             end = sentence_encoder().unread(prompt)
         if end:
             doubts.append(f"It is too long, and its end is not read: \"{end[:60]}\".")
-        styles = sorted(STYLE_WORDS.intersection(re.findall(r"[a-z]+", prompt.lower())))
+        styles = sorted(STYLE_WORDS.intersection(re.findall(r"[a-z-]+", prompt.lower())))
         if styles and not (self.tokenizer or self.reads_styles or self.familiar is not None):
-            doubts.append(f"{self.name} does not read \"{styles[0]}\": {DEFAULT} does.")
+            words = " and ".join(f"\"{word}\"" for word in styles)
+            doubts.append(f"{self.name} does not read {words}: {DEFAULT} does.")
         return " ".join(doubts)
 
     @property

@@ -56,6 +56,13 @@ def check_pictures(pictures, inputs=None):
         raise ValueError("Each picture needs one row of finite inputs: look for NaN in them.")
 
 
+def to_model(model, pictures, inputs):
+    """Check a batch, and take it to where the model is."""
+    check_pictures(pictures, inputs)
+    device = next(model.parameters()).device
+    return pictures.to(device), inputs.to(device)
+
+
 def on_device(train):
     """Let a training function take `device=`, see `choose_device`, for its model and its tensors.
 
@@ -240,23 +247,21 @@ def validate(model, batches):
     """Measure the negative ELBO in nats per picture on other batches, with the same noise."""
     training = model.training
     model.eval()
-    generator, device = torch.Generator().manual_seed(0), next(model.parameters()).device
-    terms, n = torch.zeros(2, device=device), 0
-    for pictures, inputs in batches:
-        check_pictures(pictures, inputs)
-        given = pictures.to(device), inputs.to(device)
-        terms += len(pictures) * torch.stack(loss_terms(model, *given, generator))
-        n += len(pictures)
+    generator, total, n = torch.Generator().manual_seed(0), 0, 0
+    for batch in batches:
+        terms = loss_terms(model, *to_model(model, *batch), generator)
+        total += len(batch[0]) * torch.stack(terms)
+        n += len(batch[0])
     model.train(training)
-    reconstruction, kl = (terms / n).tolist()
+    reconstruction, kl = (total / n).tolist()
     row = {"validation reconstruction": reconstruction, "validation kl": kl}
     return row | {"validation loss": reconstruction + kl}
 
 
 def first_loss(model, batches, seed, penalty=None):
     """What a model loses on the first batch: it tells other data or another penalty in a run."""
-    generator, device = torch.Generator().manual_seed(seed), next(model.parameters()).device
-    pictures, inputs = (x.to(device) for x in next(iter(batches(generator))))
+    generator = torch.Generator().manual_seed(seed)
+    pictures, inputs = to_model(model, *next(iter(batches(generator))))
     with torch.no_grad():
         loss = sum(loss_terms(model, pictures, inputs, generator))
         return (loss + penalty(model, inputs, generator) if penalty else loss).item()
@@ -289,8 +294,7 @@ def train_cvae(
     """
     if patience and not validation:
         raise ValueError("patience waits for a better validation loss: give validation batches.")
-    generator = torch.Generator().manual_seed(seed)
-    average = copy.deepcopy(model).eval()
+    generator, average = torch.Generator().manual_seed(seed), copy.deepcopy(model).eval()
     optimizer = make_adam(model.parameters(), rate)
     settings = {"epochs": epochs, "steps": steps, "beta": beta, "share": share, "rate": rate,
                 "seed": seed, "validation": len(validation),
@@ -317,17 +321,14 @@ def train_epoch(model, average, optimizer, schedule, generator, batches, epochs,
                 share, bar, penalty=None):
     """Make one pass over the batches; return the mean of each loss term and the settings."""
     model.train()
-    device = next(model.parameters()).device
-    start, sums, count = time.perf_counter(), torch.zeros(2, device=device), 0
-    for pictures, inputs in batches(generator):
-        check_pictures(pictures, inputs)
-        given = pictures.to(device), inputs.to(device)
-        step = schedule.last_epoch
+    start, sums, count = time.perf_counter(), 0, 0
+    for given in batches(generator):
+        step, batch = schedule.last_epoch, to_model(model, *given)
         weight = warm_up(step / (epochs * steps), beta, share)
-        reconstruction, kl = loss_terms(model, *given, generator)
+        reconstruction, kl = loss_terms(model, *batch, generator)
         loss = reconstruction + weight * kl
         if penalty:
-            loss = loss + penalty(model, given[1], generator)
+            loss = loss + penalty(model, batch[1], generator)
         check_loss(loss.item(), step)
         optimizer.zero_grad()
         loss.backward()

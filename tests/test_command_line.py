@@ -100,7 +100,7 @@ def test_bad_input_is_one_sentence(draw, capsys, tmp_path, letters):
         ("circle", "--checkpoint", "nonesuch"): "There is no checkpoint 'nonesuch'",
         ("circle", "--checkpoint", str(copy)): f"{copy} and its JSON are damaged",
         ("circle", "--checkpoint", ""): "not a checkpoint's name",
-        ("circle", "--out", str(tmp_path / "file" / "below")): "cannot be written (Not a directory): choose",
+        ("circle", "--out", str(tmp_path / "file" / "below")): "cannot be written (Not a dir",
         ("circle", "--out", "/proc/none/such"): "/proc/none",
     }
     for arguments, words in cases.items():

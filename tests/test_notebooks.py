@@ -155,16 +155,6 @@ def imported(node):
     return []
 
 
-@every_notebook
-def test_helpers_come_before_torchvision(path):
-    """In a mixed installation torchvision can be imported only after helpers has repaired it."""
-    seen = [n for source in cells(path, "code") for node in ast.walk(python(source))
-            for n in imported(node)]
-    packages = [name.partition(".")[0] for name in seen]
-    for risky in {"torchvision", "sentence_transformers"} & set(packages):
-        assert "helpers" in packages[: packages.index(risky)], f"{risky} before helpers"
-
-
 def definitions(tree):
     """Map the names that a module or a cell defines at its top level to their syntax trees."""
     found = {}

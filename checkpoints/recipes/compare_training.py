@@ -11,6 +11,7 @@ import json
 import time
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from measuring import Yardstick, measure_row
@@ -20,7 +21,6 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
-from helpers import repair_torchvision
 from helpers.captions import TRAINING_PHRASINGS, WORDS, all_captions
 from helpers.checkpoints import checkpoint_paths
 from helpers.mnist import load_mnist, load_splits
@@ -142,18 +142,15 @@ class CaptionedDigits(Dataset):
     """MNIST as a first draft would read it: every item is decoded and captioned when asked for."""
 
     def __init__(self):
-        repair_torchvision()  # before it is imported
-        from torchvision.transforms import ToTensor  # noqa: PLC0415
-
         self.images, self.labels = load_mnist(train=True)
-        self.to_tensor = ToTensor()
 
     def __len__(self):
         return len(self.images)
 
     def __getitem__(self, index):
-        picture = Image.fromarray(self.images[index].numpy())
-        return self.to_tensor(picture), f"a handwritten {WORDS[self.labels[index]]}"
+        picture = np.array(Image.fromarray(self.images[index].numpy()))
+        caption = f"a handwritten {WORDS[self.labels[index]]}"
+        return torch.tensor(picture)[None] / 255, caption
 
 
 def train_straightforward(budget):
