@@ -145,7 +145,7 @@ class TextToImage:
         seed = check_number(seed, "The seed", -math.inf, math.inf, whole=True)
         temperature = check_number(temperature, "The temperature", 0, MOST)
         if not 0 <= seed < 2**32:  # which is as far as PyTorch tells seeds apart
-            seed = random.Random(str(seed)).getrandbits(32)
+            seed = random.Random(hex(seed)).getrandbits(32)
         generator = torch.Generator().manual_seed(seed)
         # PyTorch draws normals in groups of 16 and redraws an incomplete last group; with a
         # multiple of 16 rows there is none, so a longer list begins like a shorter one.

@@ -132,7 +132,8 @@ def test_a_seed_is_a_picture(letters):
     assert torch.equal(pictures, letters.draw("circle", 4, seed=3))
     assert not near(pictures, letters.draw("circle", 4, seed=4))
     assert torch.equal(torch.get_rng_state(), before) and torch.get_num_threads() == threads
-    seeds = (0, 1, 7, np.int64(-1), 2**64 - 2, 10**5000 + 3)  # of any size and kind
+    seeds = (0, 1, 7, np.int64(-1), 2**64 - 2, 10**5000 + 3, 2**32, 2**32 - 1, -7,
+             torch.tensor(5))  # of any size and kind
     first = [letters.latents(1, seed) for seed in seeds]
     assert len({z.numpy().tobytes() for z in first}) == len(seeds)
     assert torch.equal(letters.latents(1, -1), first[3])
