@@ -11,7 +11,7 @@ import tomllib
 
 import pytest
 import torch
-from familiarity import write_others
+from familiarity import write_others, write_wishes
 
 from helpers import captions, mnist
 from helpers.captions import LEVELS, STYLES, UNSAID, WORDS, all_captions, caption_pictures
@@ -222,13 +222,16 @@ def test_what_is_tested_is_written_anew(monkeypatch):
     assert torch.equal(first, named[:1]), "the words change and not the styles"
 
 
-def test_others_ask_for_no_single_digit():
-    """A digit alone stands beside a denial, a unit, a sign or a part."""
-    units = tomllib.loads((mnist.DATA / "phrases.toml").read_text("utf-8"))["others"]["units"]
+def test_others_ask_for_no_single_digit_and_wishes_for_theirs():
+    """A digit alone stands beside a denial, a unit, a neighbour, a larger number or a part."""
+    lists = tomllib.loads((mnist.DATA / "phrases.toml").read_text("utf-8"))["others"]
+    large = [s for word in (*lists["tens"], "hundred", "thousand") for s in captions.one_slip(word)]
     beside = (
-        rf"(?<![a-z])(not?|any\w*|everything|never|avoid|without|opposite|stop|nothing|other|minus"
-        rf"|negative|point|hal\w+|quarters?|thirds?|tenths?|fifths?|percents?|hundred|thousand"
-        rf"|over|\w+ty|{'|'.join(units)})(?![a-z])|-\d|\d[.,/]\d|%"
+        rf"(?<![a-z])(not?|any\w*|every\w*|all|but|never|avoid|without|opposite|stop|nothing|other"
+        rf"|different|keep|ignore|away|free|\w+n't|minus|negative|point|hal\w+|quarters?|thirds?"
+        rf"|tenths?|fifths?|percent|hundred|thousand|over|\w+ty|after|before|past|comes|next|follows"
+        rf"|up|above|more|less|larger|smaller|greater|twice|double|\w+cessor"
+        rf"|{'|'.join(lists['units'] + large)})(?![a-z])|(?<!\w)-\w|\d[.,/]\d|%"
     )
     others = write_others(4000)
     counts = [len(set(digits_in(text))) for text in others]
@@ -236,6 +239,10 @@ def test_others_ask_for_no_single_digit():
     alone = [text for text, count in zip(others, counts, strict=True) if count == 1]
     assert not [text for text in alone if not re.search(beside, text, re.I)]
     assert others == write_others(4000) != write_others(4000, seed=1) and write_others(0) == []
+    wishes, digits = write_wishes(2000)
+    named = [set(digits_in(text)) for text in wishes]
+    assert 900 < sum(map(len, named)) < 1500, "the others are misspelt"
+    assert not [names for names, d in zip(named, digits.tolist(), strict=True) if names - {d}]
 
 
 def test_normal_forms_drop_case_spaces_and_marks_but_no_sign_of_a_number():
@@ -248,11 +255,12 @@ def test_normal_forms_drop_case_spaces_and_marks_but_no_sign_of_a_number():
 def test_the_prompts_are_of_their_kind():
     assert {name: len(prompts) for name, prompts in PROMPTS.items()} == {
         "messy": 200, "typos": 120, "indirect": 80, "far": 160, "near": 140, "negations": 40,
-        "styled": 86, "synonyms": 37}
+        "styled": 86, "synonyms": 37, "languages": 265, "compounds": 75, "validation": 234}
     for name in ("messy", "indirect", "negations"):
         answers = [prompt.answer for prompt in PROMPTS[name]]
         assert {answers.count(str(digit)) for digit in range(10)} == {len(answers) / 10}
-    assert {prompt.answer for prompt in PROMPTS["far"] + PROMPTS["near"]} == {"-"}
+    for name in ("far", "near", "compounds"):
+        assert {prompt.answer for prompt in PROMPTS[name]} == {"-"}
     assert not [prompt for prompt in PROMPTS["far"] if digits_in(prompt.text)]
     for _, answer, text in PROMPTS["typos"]:
         near = [str(d) for d, word in enumerate(WORDS) if text in captions.one_slip(word)]
@@ -265,6 +273,7 @@ def test_the_prompts_are_of_their_kind():
 
 def test_nothing_trains_on_the_prompts():
     trained = caption_pictures(*random_pictures(9000))[0] + write_others(8000)
+    trained += write_wishes(4000)[0]
     trained += [*captions.known_captions(), *all_captions(captions.PHRASINGS)[0]]
     known = {captions.normal_form(text) for text in trained}
     vocabulary = {word for text in known for word in re.findall(r"[^\W\d_]+", text)}
@@ -298,5 +307,5 @@ def test_damaged_lists_and_prompts_are_named_with_a_way_out(tmp_path, monkeypatc
             todo = ": restore it with 'git checkout -- data'."
             assert re.fullmatch(re.escape(str(path)) + ".*" + todo, str(caught.value))
             path.write_bytes(good)
-    with pytest.raises(FileNotFoundError, match=r"no prompts 'typo': choose one of far.*typos\.$"):
+    with pytest.raises(FileNotFoundError, match=r"no prompts 'typo': choose one of c.*dation\.$"):
         captions.load_prompts("typo")

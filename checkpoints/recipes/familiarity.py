@@ -1,6 +1,6 @@
 """`familiarity`: the network behind `understands`: does a sentence ask for one digit (notebook 11)?
 
-About five minutes on two cores, nearly all of them for encoding 100,000 sentences.
+About ten minutes on two cores, most of them for encoding 150,000 sentences.
 """
 
 import random
@@ -17,6 +17,7 @@ from helpers.captions import (
     HELD_OUT_PHRASINGS,
     LEVELS,
     OTHER,
+    PHRASINGS,
     STYLES,
     TYPING,
     UNSAID,
@@ -25,10 +26,13 @@ from helpers.captions import (
     held_out_forms,
     load_prompts,
     normal_form,
+    one_slip,
     roughen,
+    training_slips,
     with_article,
-    write_caption,
+    write_adjective,
     write_styled,
+    write_tail,
 )
 from helpers.generator import FAMILIARITY
 from helpers.metrics import share_by
@@ -36,6 +40,46 @@ from helpers.mnist import load_splits
 from helpers.models import SentenceLayers
 from helpers.text import sentence_encoder
 from helpers.training import fit
+
+# What may be meant for a digit's name: it and all strings one slip away.
+_NAMES = {name for word in WORDS for name in (word, *one_slip(word))}
+
+
+def _misspelt(word, rng, slips=1):
+    for _ in range(slips):
+        word = rng.choice(one_slip(word))
+    return rng.choice(OTHER.things) if word in _NAMES else word
+
+
+def _phrase(word, rng):
+    return rng.choice(PHRASINGS).format(digit=word, a=with_article(word), digits=f"{word}s")
+
+
+def _fill(template, digit, rng):
+    """Name a digit in a template, and another digit and a style where it asks for them."""
+    other, style = rng.choice([d for d in range(10) if d != digit]), rng.choice(STYLES)
+    a, b = map(str, (digit, other)) if rng.random() < 0.4 else (WORDS[digit], WORDS[other])
+    how, tail = (write(style, rng.choice((-2, -1, 1, 2)), rng)
+                 for write in (write_adjective, write_tail))
+    return template.format(digit=a, a=with_article(a), digits=a + ("es" if a == "six" else "s"),
+                           other=b, b=with_article(b), how=how, tail=tail)
+
+
+def _strange_word(rng):
+    """Write a word of another language, or what has two slips and more from a digit's name."""
+    kind = rng.random()
+    foreign = OTHER.things_abroad if kind < 0.1 else OTHER.numbers_abroad
+    word = _misspelt(rng.choice(foreign), rng, int(kind < 0.3))
+    if kind > 0.8:
+        word = _misspelt(rng.choice(WORDS), rng, rng.choice((2, 2, 3)))
+    return rng.choice((word, _phrase(word, rng), rng.choice(OTHER.frames_abroad).format(word)))
+
+
+def _a_compound(rng):
+    other = OTHER.neighbours, OTHER.corrections, OTHER.denied_styles, OTHER.denials
+    sentence = _fill(rng.choice(rng.choice((OTHER.fractions, *other))), rng.randrange(10), rng)
+    framed = rng.choice(FRAMES).format(a=sentence)
+    return rng.choice((sentence, sentence, f"{sentence} please", framed))
 
 
 def _a_thing(rng):
@@ -45,8 +89,7 @@ def _a_thing(rng):
 
 
 def _a_styled_thing(rng):
-    letter = rng.choice(ascii_lowercase)
-    sign = rng.choice(OTHER.signs)
+    letter, sign = rng.choice(ascii_lowercase), rng.choice(OTHER.signs)
     names = (f"letter {letter}", letter.upper(), f"letter {letter.upper()}", sign)
     levels = [rng.choice(LEVELS) if rng.random() < 0.45 else UNSAID for _ in STYLES]
     return write_styled(0, levels, rng, thing=rng.choice((*names, rng.choice(OTHER.things))))
@@ -70,8 +113,8 @@ def _nonsense(rng):
 
     kinds = mash, babble, lambda: rng.choice(OTHER.things)
     words = [rng.choice(kinds)() for _ in range(rng.randint(1, 4))]
-    marks = "!?" * len(words)
-    return rng.choice((" ".join(words), f"draw {words[0]}", f"{words[0]} {words[0]}", marks))
+    word, marks = words[0], "!?" * len(words)
+    return rng.choice((" ".join(words), f"draw {word}", f"{word} {word}", marks))
 
 
 def _a_larger_number(rng):
@@ -79,23 +122,13 @@ def _a_larger_number(rng):
     number = rng.choice((
         str(rng.randint(10, 99)), str(rng.randint(100, 2100)),
         rng.choice(OTHER.larger_numbers), rng.choice(OTHER.larger_numbers),
-        f"{rng.choice(OTHER.tens)}-{other}", f"{other} hundred", f"{other} thousand", f"{low}th",
+        f"{rng.choice(OTHER.tens)}{rng.choice(('-', '-', ' ', ''))}{other}", f"{other} hundred",
+        f"{other}{rng.choice((' thousand', 'hundred', 'teen', 'ty'))}", f"{low}th",
     ))
+    if number[0].isalpha() and rng.random() < 0.4:
+        number = _misspelt(number, rng)
     article = rng.choice(("", "a ", "the number ", "the "))
     return rng.choice((number, rng.choice(FRAMES).format(a=f"{article}{number}")))
-
-
-def _a_smaller_number(rng):
-    digit, other = rng.sample(range(10), 2)
-    a, b = WORDS[digit], WORDS[other]
-    number = rng.choice((
-        f"minus {a}", f"minus {digit}", f"-{digit}", f"negative {a}", f"{digit}.{other}",
-        f"{digit},{other}", f"{a} point {b}", f"{a} and a half", f"{digit}/{other}",
-        f"a {rng.choice(OTHER.parts)}", f"{a} {rng.choice(OTHER.parts)}s", f"{digit}%",
-        f"{a} over {b}",
-    ))
-    name = rng.choice(("", "the number ")) + number
-    return rng.choice((number, rng.choice(FRAMES).format(a=name)))
 
 
 def _a_choice(rng):
@@ -108,12 +141,6 @@ def _a_choice(rng):
     return rng.choice((both, rng.choice(FRAMES).format(a=both)))
 
 
-def _a_denial(rng):
-    denial = rng.choice(OTHER.denials)
-    denied = write_caption(denial, rng.randrange(10), numeral=rng.random() < 0.5)
-    return rng.choice(("{}", "{} please", "draw {}", "I want {}")).format(denied)
-
-
 def _counted_things(rng):
     digit = rng.randrange(10)
     things = f"{digit if rng.random() < 0.5 else WORDS[digit]} {rng.choice(OTHER.units)}"
@@ -121,10 +148,9 @@ def _counted_things(rng):
 
 
 _WRITERS = (
-    _a_thing, _a_styled_thing, _a_letter, _nonsense, _a_larger_number, _a_larger_number,
-    _a_smaller_number, _a_choice, _a_denial, _counted_things,
-    lambda rng: rng.choice(OTHER.about),
-    lambda rng: rng.choice(TYPING.asides + OTHER.abroad),
+    _a_thing, _a_styled_thing, _a_letter, _nonsense, *[_a_choice, _counted_things] * 3,
+    *[_a_larger_number] * 6, *[_strange_word] * 14, *[_a_compound] * 10,
+    lambda rng: rng.choice(OTHER.about), lambda rng: rng.choice(TYPING.asides + OTHER.abroad),
 )
 
 
@@ -140,32 +166,47 @@ def write_others(n, seed=0):
     return sentences
 
 
-def train_familiarity(known, digits, others, steps=3000, seed=0):
+def write_wishes(n, seed=0):
+    """Write n wishes for one digit that look like others, or are misspelt: these, digits (n,)."""
+    rng, slips, wishes = random.Random(seed), training_slips(), []
+    while len(wishes) < n:
+        digit, kind = rng.randrange(10), rng.random()
+        slip = rng.choice(slips[digit])
+        wish = (slip if kind < 0.1 else _phrase(slip, rng) if kind < 0.25
+                else _fill(rng.choice(OTHER.in_spite), digit, rng))
+        wish = roughen(wish, rng) if rng.random() < 0.4 else wish
+        if normal_form(wish) not in held_out_forms():
+            wishes.append((wish, digit))
+    return [wish for wish, _ in wishes], torch.tensor([digit for _, digit in wishes])
+
+
+def train_familiarity(known, digits, others, steps=4000, seed=0):
     """Teach a small network which digit a sentence asks for, or that it asks for something else.
 
     Takes embeddings (n, 384) of captions, the digits that they name, and embeddings (m, 384) of
     sentences that ask for no single digit; returns a frozen `SentenceLayers` with eleven outputs.
     """
     torch.manual_seed(seed)
-    net, generator = SentenceLayers(256, 11, noise=1.0), torch.Generator().manual_seed(seed)
+    net, generator = SentenceLayers(512, 11, noise=1.0), torch.Generator().manual_seed(seed)
     net.fit_scale(torch.cat([known, others]))
 
     def loss(step):
-        rows = torch.randint(len(known), (300,), generator=generator)
-        more = torch.randint(len(others), (200,), generator=generator)
+        rows = torch.randint(len(known), (700,), generator=generator)
+        more = torch.randint(len(others), (540,), generator=generator)
         logits = net(torch.cat([known[rows], others[more]]), generator)
-        return F.cross_entropy(logits, torch.cat([digits[rows], torch.full((200,), 10)]))
+        return F.cross_entropy(logits, torch.cat([digits[rows], torch.full((540,), 10)]))
 
     fit(net.parameters(), loss, steps, 3e-3, "familiarity")
     return net.requires_grad_(False).eval()
 
 
 def train():
-    """Train on the corpus of `mnist-style`, against sentences that ask for no single digit."""
-    corpus = write_corpus(load_splits()["train"][1])
-    others = sentence_encoder().encode(write_others(20_000))
-    net = train_familiarity(corpus.embeddings, corpus.digits, others)
-    return net, {"arguments": {"hidden": 256, "output": 11, "noise": 1.0}, "seed": 0}, {}
+    """Train on the corpus of `mnist-style` and more wishes, against sentences for no digit."""
+    corpus, (wishes, digits) = write_corpus(load_splits()["train"][1]), write_wishes(20_000)
+    wishes, others = map(sentence_encoder().encode, (wishes, write_others(48_000)))
+    known = torch.cat([corpus.embeddings, wishes])
+    net = train_familiarity(known, torch.cat([corpus.digits, digits]), others)
+    return net, {"arguments": {"hidden": 512, "output": 11, "noise": 1.0}, "seed": 0}, {}
 
 
 @torch.no_grad()
@@ -178,7 +219,8 @@ def measure(net):
     def score(sentences):
         return net(sentence_encoder().encode(sentences)).softmax(1)[:, :10].max(1).values
 
-    sets = {name: load_prompts(name) for name in ("messy", "far", "near", "negations", "indirect")}
+    names = "messy typos far near negations indirect languages compounds validation".split()
+    sets = {name: load_prompts(name) for name in names}
     scores = {name: score([p.text for p in prompts]) for name, prompts in sets.items()}
     plain = score(all_captions(HELD_OUT_PHRASINGS)[0])
     results = {}
@@ -195,4 +237,4 @@ def measure(net):
 
 
 if __name__ == "__main__":
-    run("familiarity", train, measure, {"train": 5, "evaluate": 1}, folder=FAMILIARITY.parent)
+    run("familiarity", train, measure, {"train": 10, "evaluate": 1}, folder=FAMILIARITY.parent)
