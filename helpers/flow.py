@@ -7,9 +7,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from helpers.captions import UNSAID
+from helpers.doors import on_device
 from helpers.mnist import to_float
 from helpers.models import Generator, StyleHead, kl_divergence, modulate
-from helpers.training import fit, on_device
+from helpers.training import fit
 
 
 class FlowBlock(nn.Module):

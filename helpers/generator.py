@@ -22,10 +22,10 @@ from PIL.PngImagePlugin import PngInfo
 from helpers import checkpoints
 from helpers.captions import LEVEL_NAMES, STYLE_WORDS, STYLES, UNSAID, WORDS
 from helpers.checkpoints import CheckpointError
+from helpers.doors import choose_device
 from helpers.models import Generator
 from helpers.shapes import PROMPTS
 from helpers.text import CharacterTokenizer, check_prompts, sentence_encoder, to_tokens
-from helpers.training import choose_device
 
 DEFAULT = "mnist-flow"  # the checkpoint that draws unless another is named
 FAMILIARITY = checkpoints.CHECKPOINTS / "readers" / "familiarity.safetensors"

@@ -14,10 +14,11 @@ from torch import nn
 
 from helpers import restore
 from helpers.captions import HELD_OUT_PHRASINGS, STYLES, load_prompts, write_caption
+from helpers.doors import check_pictures, choose_device
 from helpers.mnist import to_float
 from helpers.shapes import PROMPTS, draw_all_shapes, draw_shapes
 from helpers.text import CharacterTokenizer, sentence_encoder
-from helpers.training import check_pictures, choose_device, constant, fit, train_classifier
+from helpers.training import constant, fit, train_classifier
 
 JUDGES = Path(__file__).resolve().parents[1] / "checkpoints" / "judges"
 JUDGE_SHA256 = {

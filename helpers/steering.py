@@ -4,6 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from helpers.captions import UNSAID, caption_pictures
+from helpers.doors import on_device
 from helpers.mnist import to_float
 from helpers.models import Ruler, kl_divergence
 from helpers.strokes import (
@@ -13,7 +14,7 @@ from helpers.strokes import (
     measure_styles,
     rank_within_digit,
 )
-from helpers.training import fit, on_device
+from helpers.training import fit
 
 
 def caption_styles(labels):

@@ -1,13 +1,11 @@
 """Training: batches, a plain fit, the CVAE's loop with stop and resume (notebooks 3, 7 and 8)."""
 
-import contextlib
 import copy
 import csv
 import functools
 import io
 import json
 import math
-import os
 import time
 from pathlib import Path
 
@@ -18,6 +16,7 @@ from safetensors.torch import save
 from tqdm.auto import tqdm
 
 from helpers import open_folder, write_whole
+from helpers.doors import on_device, to_model
 from helpers.mnist import to_float
 from helpers.models import Proofreader, elbo_terms
 from helpers.shapes import PROMPTS, draw_all_shapes
@@ -26,61 +25,6 @@ from helpers.text import CharacterTokenizer
 # How the released checkpoints are trained, see checkpoints/recipes.
 SHAPES_RECIPE = {"epochs": 80, "steps": 90, "beta": 4.0, "share": 0.5, "rate": 2e-3, "seed": 0}
 MNIST_RECIPE = {"epochs": 12, "steps": 220, "beta": 1.0, "share": 0.3, "rate": 3e-3, "seed": 0}
-
-
-def choose_device(name=None):
-    """Choose where to compute: CUDA if there is one, else MPS, else the CPU.
-
-    `name`, as in "cuda:1", or the environment's PROMPT_TO_PIXELS_DEVICE overrides the choice; a
-    device that this machine does not have is a ValueError.
-    """
-    kinds = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    here = [kind for kind, available in kinds.items() if available] + ["cpu"]
-    name = name or os.environ.get("PROMPT_TO_PIXELS_DEVICE") or here[0]
-    with contextlib.suppress(RuntimeError, TypeError):  # not the name of any device
-        device = torch.device(name)
-        count = torch.cuda.device_count() if device.type == "cuda" else 1
-        if device.type in here and (device.index or 0) < count:
-            return device
-    raise ValueError(f"There is no device {str(name)!r} here: choose one of {', '.join(here)}.")
-
-
-def check_pictures(pictures, inputs=None):
-    """Refuse what no model here learns from: pictures outside [0, 1], inputs not finite."""
-    if pictures.shape[1:] != (1, 28, 28) or not pictures.is_floating_point():
-        kind = f"{pictures.dtype} {tuple(pictures.shape)}"
-        raise ValueError(f"Pictures are floats (n, 1, 28, 28), not {kind}: see `to_float`.")
-    if not len(pictures) or not bool(((pictures >= 0) & (pictures <= 1)).all()):  # NaN neither
-        raise ValueError("Pictures have values from 0 (paper) to 1 (ink): divide bytes by 255.")
-    if inputs is not None and (len(inputs) != len(pictures) or not bool(inputs.isfinite().all())):
-        raise ValueError("Each picture needs one row of finite inputs: look for NaN in them.")
-
-
-def to_model(model, pictures, inputs):
-    """Check a batch, and take it to where the model is."""
-    check_pictures(pictures, inputs)
-    device = next(model.parameters()).device
-    return pictures.to(device), inputs.to(device)
-
-
-def on_device(train):
-    """Let a training function take `device=`, see `choose_device`, for its model and its tensors.
-
-    Random numbers are drawn on the CPU wherever it computes, so that they are the same everywhere.
-    In the end the model is back where it was. Tensors that are not finite are a ValueError.
-    """
-    @functools.wraps(train)
-    def trained(model, *given, device=None, **settings):
-        device, home = choose_device(device), next(model.parameters()).device
-        if not all(x.isfinite().all() for x in given if torch.is_tensor(x)):
-            raise ValueError(f"{train.__name__} was given NaN or infinity: mend your data.")
-        given = [x.to(device) if torch.is_tensor(x) else x for x in given]
-        try:
-            return train(model.to(device), *given, **settings)
-        finally:
-            model.to(home)
-
-    return trained
 
 
 def make_adam(parameters, rate):

@@ -15,7 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load, save
 
-from helpers import checkpoints, training
+from helpers import checkpoints, doors
 from helpers.checkpoints import CheckpointError, checkpoint_paths, load_checkpoint, save_checkpoint
 from helpers.generator import TextToImage
 from helpers.models import ConvCVAE, FirstGenerator, SentenceLayers, ShapesCVAE
@@ -109,7 +109,7 @@ def test_choose_device(monkeypatch):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: bool(cuda))
         monkeypatch.setattr(torch.cuda, "device_count", lambda: cuda)
         monkeypatch.setattr(torch.backends.mps, "is_available", lambda: mps)
-        return str(training.choose_device(name))
+        return str(doors.choose_device(name))
 
     monkeypatch.delenv("PROMPT_TO_PIXELS_DEVICE", raising=False)
     assert [choose(0, False), choose(0, True), choose(2, True)] == ["cpu", "mps", "cuda"]

@@ -7,7 +7,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from helpers import flow, metrics, steering, training
+from helpers import doors, flow, metrics, steering, training
 from helpers.models import ConvCVAE, FirstGenerator, Proofreader, Ruler, ShapesCVAE, StyleCVAE
 from helpers.shapes import PROMPTS
 from helpers.text import CharacterTokenizer
@@ -88,7 +88,7 @@ def flows():
 
 @pytest.mark.parametrize("train", [cvae, shapes, readers, judges, flows])
 def test_nothing_computes_on_the_cpu_when_another_device_is_asked_for(train, monkeypatch):
-    monkeypatch.setattr(training, "choose_device", lambda name=None: torch.device(name or "cpu"))
+    monkeypatch.setattr(doors, "choose_device", lambda name=None: torch.device(name or "cpu"))
     with Values(), Watch() as watch:
         train()
     assert watch.there > 5 and not watch.here

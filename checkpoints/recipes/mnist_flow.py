@@ -10,11 +10,12 @@ from mnist_style import measure
 from running import run
 
 from helpers.checkpoints import load_checkpoint
+from helpers.doors import on_device
 from helpers.flow import LatentFlow, collect_codes, gaussian_terms, standardise, train_velocity
 from helpers.mnist import load_splits, to_float
 from helpers.models import sample_posterior
 from helpers.steering import conditions_of
-from helpers.training import fit, on_device, warm_up
+from helpers.training import fit, warm_up
 
 
 @on_device

@@ -8,8 +8,8 @@ import sys
 
 from helpers import open_folder, write_whole
 from helpers.checkpoints import CHECKPOINTS, load_checkpoint, pack_json, save_checkpoint
+from helpers.doors import choose_device
 from helpers.generator import describe
-from helpers.training import choose_device
 
 RUNS = CHECKPOINTS / "runs"  # git ignores it
 # What stays in a checkpoint's results when it is only measured again.
