@@ -69,7 +69,7 @@ def test_captions_by_hand():
     ):
         assert captions.write_caption(phrasing, digit, numeral) == caption
     for digit in (-1, 10, 3.0, "3", None, True):
-        with pytest.raises(ValueError, match="whole number from 0 to 9"):
+        with pytest.raises(ValueError, match="give a whole number"):
             captions.write_caption("draw {a}", digit)
 
 
@@ -228,7 +228,7 @@ def test_others_ask_for_no_single_digit_and_wishes_for_theirs():
     large = [s for word in (*lists["tens"], "hundred", "thousand") for s in captions.one_slip(word)]
     beside = (
         rf"(?<![a-z])(not?|any\w*|every\w*|all|but|never|avoid|without|opposite|stop|nothing|other"
-        rf"|different|keep|ignore|away|free|\w+n't|minus|negative|point|hal\w+|quarters?|thirds?"
+        rf"|except|different|keep|ignore|away|free|\w+n't|minus|negative|point|hal\w+|quarters?|thirds?"
         rf"|tenths?|fifths?|percent|hundred|thousand|over|\w+ty|after|before|past|comes|next|follows"
         rf"|up|above|more|less|larger|smaller|greater|twice|double|\w+cessor"
         rf"|{'|'.join(lists['units'] + large)})(?![a-z])|(?<!\w)-\w|\d[.,/]\d|%"
@@ -241,7 +241,7 @@ def test_others_ask_for_no_single_digit_and_wishes_for_theirs():
     assert others == write_others(4000) != write_others(4000, seed=1) and write_others(0) == []
     wishes, digits = write_wishes(2000)
     named = [set(digits_in(text)) for text in wishes]
-    assert 900 < sum(map(len, named)) < 1500, "the others are misspelt"
+    assert 1400 < sum(map(len, named)) < 1600, "the others are misspelt"
     assert not [names for names, d in zip(named, digits.tolist(), strict=True) if names - {d}]
 
 
