@@ -29,7 +29,9 @@ def check_pictures(pictures, inputs=None):
     if pictures.shape[1:] != (1, 28, 28) or not pictures.is_floating_point():
         kind = f"{pictures.dtype} {tuple(pictures.shape)}"
         raise ValueError(f"Pictures are floats (n, 1, 28, 28), not {kind}: see `to_float`.")
-    if not len(pictures) or not bool(((pictures >= 0) & (pictures <= 1)).all()):  # NaN neither
+    if not len(pictures):
+        raise ValueError("There are no pictures: give some, or smaller batches.")
+    if not bool(((pictures >= 0) & (pictures <= 1)).all()):  # NaN neither
         raise ValueError("Pictures have values from 0 (paper) to 1 (ink): divide bytes by 255.")
     if inputs is not None and (len(inputs) != len(pictures) or not bool(inputs.isfinite().all())):
         raise ValueError("Each picture needs one row of finite inputs: look for NaN in them.")

@@ -92,6 +92,8 @@ def caption_batches(images, labels, embeddings, batch, generator):
 
 def pair_batches(pictures, inputs, batch, generator):
     """Yield pictures (batch, 1, 28, 28), each with its own row of the inputs (n, 384)."""
+    if len(pictures) < batch:
+        raise ValueError(f"{len(pictures)} pictures do not fill a batch of {batch}: lower it.")
     order = torch.randperm(len(pictures), generator=generator)
     for rows in order[: len(order) // batch * batch].split(batch):
         yield pictures[rows], inputs[rows]

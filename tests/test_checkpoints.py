@@ -157,6 +157,7 @@ def damages(weights, facts, other, trap):
     others = [
         ({"net.0.bias": torch.full((5,), torch.nan)}, "a weight is no finite number"),
         ({"scale": torch.tensor(torch.inf)}, "a weight is no finite number"),
+        ({"extra.table": torch.tensor([1, torch.nan])}, "a weight is no finite number"),
         ({"depth": torch.zeros(3)}, "depth"), ({"net.0.bias": torch.zeros(6)}, "net.0.bias"),
         ({"net.0.bias": torch.zeros(5).half()}, "no float32"),
     ]
@@ -203,6 +204,17 @@ def test_every_damage_is_one_sentence_that_says_what_to_do(tmp_path, monkeypatch
     assert not failures and n > 40
     pickle.loads(pickle.dumps(trap))
     assert (tmp_path / "sprung").exists(), "the trap would not have sprung"
+
+
+def test_what_is_too_large_or_no_file_is_not_read(tmp_path):
+    path = save_small(tmp_path / "small")
+    os.truncate(path, 2**31)  # it takes no room
+    with pytest.raises(CheckpointError, match="the weights are larger than any model here"):
+        load_checkpoint(path)
+    path.unlink()
+    os.mkfifo(path)
+    with pytest.raises(CheckpointError, match="There is no checkpoint"):
+        load_checkpoint(path)
 
 
 def test_a_save_that_was_cut_short_between_its_two_files_is_refused(tmp_path, monkeypatch):

@@ -5,12 +5,14 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from PIL import Image
 
 from helpers import __main__ as command_line
+from helpers import generator
 from helpers.__main__ import main, preview
 from helpers.checkpoints import save_checkpoint
 from helpers.generator import DEFAULT, TextToImage, picture_to_image
@@ -134,6 +136,39 @@ def test_control_c_and_a_full_disk_leave_no_half_file(draw, capsys, monkeypatch)
     error = OSError(28, "No space left on device", "a.png")
     status, paths = draw("circle", "--no-preview")
     assert "No space left" in refusal(capsys, status) and paths == []
+
+
+def test_what_is_written_before_the_disk_is_full_is_named(draw, capsys, monkeypatch):
+    save = generator.save_picture
+
+    def fill(picture, folder, facts, k):
+        if k == 3:
+            raise OSError(28, "No space left on device", "a.png")
+        return save(picture, folder, facts, k)
+
+    monkeypatch.setattr(generator, "save_picture", fill)
+    status, paths = draw("circle", "--count", "5", "--no-preview")
+    said = capsys.readouterr()
+    assert status == 2 and len(paths) == 2 and said.err.startswith("a.png: No space left")
+    assert said.out.splitlines() == [str(path) for path in paths]
+
+
+def test_too_little_memory_and_control_c_while_importing_are_one_line(draw, capsys, monkeypatch):
+    errors = [MemoryError(), RuntimeError("no memory to allocate"), KeyboardInterrupt()]
+
+    def fail(*_, **__):
+        raise errors.pop(0)
+
+    monkeypatch.setattr("helpers.generator.TextToImage.draw", fail)
+    for _ in range(2):
+        assert "ask for fewer pictures" in refusal(capsys, draw("circle")[0])
+    named = "helpers.generator"
+    finder = SimpleNamespace(find_spec=lambda name, *_: fail() if name == named else None)
+    monkeypatch.delitem(sys.modules, named)
+    monkeypatch.delattr(named)
+    monkeypatch.setattr(sys, "meta_path", [finder, *sys.meta_path])
+    assert draw("circle") == (130, [])
+    assert capsys.readouterr().err == "Stopped before it was done; what is written is whole.\n"
 
 
 def test_bytes_that_are_no_text_and_what_is_not_imported(letters, tmp_path):

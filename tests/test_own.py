@@ -98,4 +98,4 @@ def test_one_caption_for_all_is_enough(tmp_path):
     save_checkpoint(tmp_path / "clouds", model, {"arguments": {"latent": 2}, "captions": captions})
     own = TextToImage.load(tmp_path / "clouds", "cpu")
     assert own.draw("a cloud").isfinite().all() and own.understands("a cloud").score > 0.5
-    assert own.doubt("the price of milk")
+    assert own.doubt("the price of milk") and own.doubt("a seven") and not own.doubt("draw a cloud")

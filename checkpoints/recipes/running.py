@@ -40,7 +40,7 @@ def run(name, train, measure, minutes, folder=CHECKPOINTS):
             model, facts, extra = train()
             weights = save_checkpoint(written.with_suffix(".safetensors"), model, facts, extra)
         model, facts = load_checkpoint(weights, device)
-        extra, results = facts.pop("extra"), facts["results"]
+        extra, results = facts.pop("extra"), facts.get("results", {})
         kept = {key: results[key] for key in OF_TRAINING if key in results}
         facts["results"] = kept | measure(model)
         for key, value in facts["results"].items():
