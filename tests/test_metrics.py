@@ -190,7 +190,7 @@ def test_what_cannot_be_measured_is_refused():
     ):
         with pytest.raises(ValueError, match=re.escape(words)):
             measure()
-    assert frechet_distance(rows[:5], rows[:5]) == 0
+    assert 0 <= frechet_distance(rows[:5], rows[:5]) < 1e-9
 
 
 def test_both_distances_agree_with_torchmetrics(tested, monkeypatch):
