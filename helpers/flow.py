@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from helpers.captions import UNSAID
 from helpers.doors import on_device
 from helpers.mnist import to_float
 from helpers.models import Generator, StyleHead, kl_divergence, modulate
@@ -164,7 +163,7 @@ class LatentFlow(Generator):
 
     def choose_guidance(self, condition):
         """Choose more guidance the surer a condition (n, 34) names a style: (n, 1)."""
-        silent = self.head.levels(condition)[:, :, UNSAID + 2].prod(1, keepdim=True)
+        silent = self.head.levels(condition)[:, :, -1].prod(1, keepdim=True)
         return self.styled_guidance + (self.guidance - self.styled_guidance) * silent
 
     def place(self, z, condition, guidance=None, steps=steps):

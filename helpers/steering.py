@@ -113,32 +113,26 @@ def train_prior(model, embeddings, images, labels, styles, proofreader, steps=90
     measures and ranks, (n, 4) each; returns the errors of ranks and digits and the KL by step.
     """
     torch.manual_seed(0)
-    device, (measures, ranks) = embeddings.device, styles
+    device, (measures, ranks), drawn, history = embeddings.device, styles, [], []
     generator, ruler = torch.Generator().manual_seed(0), Ruler().to(device)
     real, labels = to_float(images.cpu()), labels.cpu()  # strokes are measured on the CPU
     train_ruler(ruler, real, ranks, device=device)
-    drawn, history = [], []
+    reads = proofreader.to(device)
 
     def loss(step):
         if step % 150 == 0:
-            round_ = step // 150
-            drawn.append(draw_and_measure(model, embeddings, labels, measures, seed=round_))
-            recalibrate(ruler, drawn[-4:], (real[:4000], ranks[:4000]), seed=round_)
+            drawn.append(draw_and_measure(model, embeddings, labels, measures, 3000, step // 150))
+            recalibrate(ruler, drawn[-4:], (real[:4000], ranks[:4000]), seed=step // 150)
         rows = torch.randint(len(embeddings), (256,), generator=generator)
-        with torch.no_grad():
-            condition = model.head(embeddings[rows])
+        condition = model.head(embeddings[rows])
         z = torch.randn(len(rows), model.latent, generator=generator).to(device)
         pictures = model.decode(model.place(z, condition), condition).sigmoid()
         mean, log_scale = model.prior(condition).chunk(2, dim=1)
-        terms = (
-            style_error(ruler(pictures), model.head.levels(condition).argmax(2) - 2),
-            F.cross_entropy(
-                proofreader.to(device)(pictures), model.head.digit(condition).argmax(1)
-            ),
-            kl_divergence(mean, 2 * log_scale).sum(1).mean(),
-        )
-        history.append([term.item() for term in terms])
-        return 150 * terms[0] + 20 * terms[1] + terms[2]
+        missed = style_error(ruler(pictures), model.head.levels(condition).argmax(2) - 2)
+        misread = F.cross_entropy(reads(pictures), model.head.digit(condition).argmax(1))
+        kl = kl_divergence(mean, 2 * log_scale).sum(1).mean()
+        history.append([missed.item(), misread.item(), kl.item()])
+        return 150 * missed + 20 * misread + kl
 
     model.eval().requires_grad_(False)
     model.prior.requires_grad_(True)

@@ -14,8 +14,8 @@ ROOT = Path(__file__).resolve().parents[1]
 CHAPTERS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 SOLUTIONS = sorted((ROOT / "notebooks" / "solutions").glob("[0-9]*.ipynb"))
 NOTEBOOKS = CHAPTERS + SOLUTIONS
-PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "data/README.md",
-                                 "notebooks/glossary.md", "notebooks/bibliography.md")]
+PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "data/README.md")]
+PAGES += sorted((ROOT / "notebooks").glob("*.md"))
 DIAGRAMS = sorted((ROOT / "notebooks" / "figures").glob("[0-9]*.svg"))
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -454,9 +454,9 @@ def test_the_house_stays_small():
         return {path: len(path.read_text(encoding="utf-8").splitlines()) for path in paths}
 
     helpers, recipes = count(MODULES.values()), count(RECIPES.values())
-    assert len(helpers) <= 16 and sum(helpers.values()) <= 3200 and max(helpers.values()) <= 400
-    assert sum(recipes.values()) <= 1800 and max(recipes.values()) <= 300
-    assert sum(count((ROOT / "tests").rglob("*.py")).values()) <= 7000
+    assert len(helpers) <= 17 and sum(helpers.values()) <= 3550 and max(helpers.values()) <= 400
+    assert sum(recipes.values()) <= 1850 and max(recipes.values()) <= 300
+    assert sum(count((ROOT / "tests").rglob("*.py")).values()) <= 7450
 
 
 def test_functions_take_at_most_seven_arguments():

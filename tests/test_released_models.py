@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from helpers import TextToImage
+from helpers import TextToImage, captions
 from helpers.captions import HELD_OUT_PHRASINGS, STYLES, WORDS, known_captions, write_caption
 from helpers.checkpoints import CHECKPOINTS, known_checkpoints, load_checkpoint
 from helpers.generator import DEFAULT, FAMILIARITY
@@ -109,13 +109,21 @@ def test_digits_are_known_from_other_things(released):
     model = released["mnist-style"]
     for prompt in ("a seven", "Can you show me what five looks like?", "print number 3", "8"):
         assert model.understands(prompt).score > 0.5 and model.doubt(prompt) == "", prompt
-    for prompt in ("draw a cat", "the sea in winter", "a red bicycle", "eleven", "3 or 5"):
+    for prompt in ("draw a cat", "eleven", "3 or 5", "a seis", "fourty-two", "nine but not thick"):
         score, nearest = model.understands(prompt)
         assert score < 0.5 and nearest in known_captions(), prompt
         assert model.doubt(prompt).endswith(f'; the nearest I know is "{nearest}".')
     assert model.understands("please draw a seven").nearest == "please draw a seven"
     assert model.reading("a bold seven leaning to the left") == "seven, thick, leaning left"
     assert model.reading("draw a four") == "four"
+
+
+@pytest.mark.parametrize("name, most", [("languages", 0.15), ("compounds", 0.3)])
+def test_what_no_training_met_is_doubted(released, name, most):
+    """Number words of other languages; requests that name a digit and mean another thing."""
+    texts = [prompt.text for prompt in captions.load_prompts(name)]
+    trusted = [text for text in texts if released["mnist-style"].understands(text).score > 0.5]
+    assert len(trusted) < most * len(texts), trusted
 
 
 PASTED = "def x(y):|{\"a\": [1,|<p>|\x1b[0m|٣७①|👩‍🚀|\0|seven|http://a.b/?c=|\r\n".split("|")
