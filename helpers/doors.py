@@ -26,9 +26,9 @@ def choose_device(name=None):
 
 def check_pictures(pictures, inputs=None):
     """Refuse what no model here learns from: pictures outside [0, 1], inputs not finite."""
-    if pictures.shape[1:] != (1, 28, 28) or not pictures.is_floating_point():
+    if pictures.dim() != 4 or pictures.shape[1] != 1 or not pictures.is_floating_point():
         kind = f"{pictures.dtype} {tuple(pictures.shape)}"
-        raise ValueError(f"Pictures are floats (n, 1, 28, 28), not {kind}: see `to_float`.")
+        raise ValueError(f"Pictures are floats (n, 1, h, w), not {kind}: see `to_float`.")
     if not len(pictures):
         raise ValueError("There are no pictures: give some, or smaller batches.")
     if not bool(((pictures >= 0) & (pictures <= 1)).all()):  # NaN neither

@@ -25,6 +25,7 @@ from helpers.checkpoints import CheckpointError
 from helpers.doors import choose_device
 from helpers.models import Generator
 from helpers.shapes import PROMPTS
+from helpers.shapes import whole as as_whole
 from helpers.text import CharacterTokenizer, check_prompts, sentence_encoder, to_tokens
 
 DEFAULT = "mnist-flow"  # the checkpoint that draws unless another is named
@@ -32,15 +33,17 @@ FAMILIARITY = checkpoints.CHECKPOINTS / "readers" / "familiarity.safetensors"
 MOST_PICTURES = 100_000  # at once: about 300 MB
 MOST = 1000   # of temperature, guidance and steps: beyond any use, and still far from overflow
 CHUNK = 1000  # pictures painted at once, so that memory stays bounded
+# What denies a word of style that follows within three words
+DENIAL = r"\b(?<!why )(?:not|no|never|nor|without|avoid|\w+n[’']t)\b(?:[ ,]+\w+){0,3}?[ ,]+"
 SMALL = 64    # up to here a second thread costs more than it brings
 
 
 def check_number(value, name, low, high, whole=False):
     """Return a number from low to high as a float or, if whole, int; else TypeError, ValueError."""
     try:
-        number = operator.index(value) if whole else value
+        number = as_whole(value, name) if whole else value
         is_number = isinstance(number, numbers.Real) and not isinstance(value, bool)
-    except TypeError:
+    except (TypeError, ValueError):
         is_number = False
     if is_number and low <= number <= high:  # which NaN is not
         return number if whole else float(number)
@@ -224,6 +227,9 @@ class TextToImage:
         if end:
             doubts.append(f"It is too long, and its end is not read: \"{end[:60]}\".")
         styles = sorted(STYLE_WORDS.intersection(re.findall(r"[a-z-]+", prompt.lower())))
+        denied = [style for style in styles if re.search(rf"{DENIAL}{style}\b", prompt.lower())]
+        if denied and self.reads_styles:
+            doubts.append(f"I read \"{denied[0]}\" and no denial of it: leave out what it is not.")
         if styles and not (self.tokenizer or self.reads_styles or self.familiar is not None):
             words = " and ".join(f"\"{word}\"" for word in styles)
             doubts.append(f"{self.name} does not read {words}: {DEFAULT} does.")

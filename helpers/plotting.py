@@ -28,7 +28,6 @@ plt.rcParams.update(
         "axes.prop_cycle": plt.cycler(color=[GENERATED, "#2a9d5c", "#8a63b8", "#7f7f7f"]),
         "grid.alpha": 0.25,
         "legend.frameon": False,
-        "text.parse_math": False,  # a reader's dollar is a dollar
     }
 )
 
@@ -79,12 +78,14 @@ def show_grid(pictures, labels=(), columns=None, title=None, *, column_labels=()
     ax.hlines([i * down - 1.5 for i in range(rows + 1)], -1.5, end + 1, **frame)
     ax.vlines([i * right - 1.5 for i in range(columns + 1)], -1.5, bottom + 1, **frame)
     ax.set(xlim=(-1.5, end + 1), ylim=(bottom + 1, -1.5))
-    ax.set_yticks([(i + 0.5) * down - 1.5 for i in range(len(labels))], labels)
-    ax.set_xticks([(i + 0.5) * right - 1.5 for i in range(len(column_labels))], column_labels)
+    plain = {"parse_math": False}  # a reader's dollar is a dollar
+    ax.set_yticks([(i + 0.5) * down - 1.5 for i in range(len(labels))], labels, **plain)
+    places = [(i + 0.5) * right - 1.5 for i in range(len(column_labels))]
+    ax.set_xticks(places, column_labels, **plain)
     ax.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False)
     ax.grid(False)
     ax.spines[:].set_visible(False)
-    fig.suptitle("\n".join(lines), fontsize=12)
+    fig.suptitle("\n".join(lines), fontsize=12, **plain)
     plt.show()
 
 
@@ -95,8 +96,9 @@ def show_curves(curves, xlabel, ylabel, title=None, *, log=False, colors=None):
         x, y = curve if isinstance(curve, tuple) else (range(1, len(curve) + 1), curve)
         ax.plot(x, y, label=name, color=(colors or {}).get(name))
     ax.set(xlabel=xlabel, ylabel=ylabel, title=title, yscale="log" if log else "linear")
-    if len(curves) > 1:
-        ax.legend()
+    names = ax.legend().get_texts() if len(curves) > 1 else []
+    for text in (ax.title, ax.xaxis.label, ax.yaxis.label, *names):
+        text.set_parse_math(False)
     plt.show()
 
 

@@ -23,7 +23,8 @@ from helpers.shapes import PROMPTS, draw_all_shapes
 from helpers.text import CharacterTokenizer
 
 # How the released checkpoints are trained, see checkpoints/recipes.
-SHAPES_RECIPE = {"epochs": 80, "steps": 90, "beta": 4.0, "share": 0.5, "rate": 2e-3, "seed": 0}
+SHAPES_RECIPE = {"epochs": 80, "steps": 10 * len(PROMPTS), "beta": 4.0, "share": 0.5, "rate": 2e-3,
+                 "seed": 0}
 MNIST_RECIPE = {"epochs": 12, "steps": 220, "beta": 1.0, "share": 0.3, "rate": 3e-3, "seed": 0}
 
 

@@ -188,8 +188,9 @@ def test_a_number_out_of_range_is_refused_before_anything_is_read(models, monkey
     monkeypatch.setattr(flow, "conditions", None)
     said = [(asked, refusal(flow.draw, "a four", **asked)) for asked, _ in cases]
     assert said == [(asked, (ValueError, sentence)) for asked, sentence in cases]
-    sentence = "The seed is 0.5: give a whole number."
-    assert refusal(flow.draw, "a four", seed=0.5) == (TypeError, sentence)
+    for seed in (0.5, True, torch.tensor(True), np.bool_(True), "1"):
+        kind, sentence = refusal(flow.draw, "a four", seed=seed)
+        assert kind is TypeError and sentence.endswith(": give a whole number."), seed
     sentence = "The number of all pictures is 100002: give a number from 1 to 100,000."
     assert refusal(flow.draw, ["a four", "one"], 50_001) == (ValueError, sentence)
     z = torch.zeros(1, flow.latent).expand(100_002, -1)

@@ -186,7 +186,7 @@ def test_what_cannot_be_measured_is_refused():
         (lambda: wilson_interval(1.2, 9), "A share is from 0 to 1"),
         (lambda: name_digits(judge, torch.rand(2, 1, 28, 28) * 255), "values from 0 (paper) to 1"),
         (lambda: name_digits(judge, torch.zeros(0, 1, 28, 28)), "There are no pictures"),
-        (lambda: name_digits(judge, torch.rand(2, 28, 28)), "floats (n, 1, 28, 28), not torch.fl"),
+        (lambda: name_digits(judge, torch.rand(2, 28, 28)), "floats (n, 1, h, w), not torch.fl"),
     ):
         with pytest.raises(ValueError, match=re.escape(words)):
             measure()

@@ -35,6 +35,16 @@ def test_tile_has_known_pixels_for_every_kind_of_picture():
         assert tile(same, 2)[1].tolist() == [255, 0, 255, 255, 255, 255, 0, 255]
 
 
+def test_a_readers_text_is_no_markup():
+    """Drawing would fail at these dollars; the ticks of a log axis are markup."""
+    labels = ["a seven for $_$", "between $3 and $5"]
+    show_grid(torch.rand(2, 28, 28), labels, 1, "$^", column_labels=["$x"])
+    assert [text.get_text() for text in shown()[1].get_yticklabels()] == labels
+    show_curves({"$_$": [1, 2], "b$": [1, 100]}, "$_x", "y$_", "$$_", log=True)
+    axes = shown()[1]
+    assert axes.get_yticklabels()[1].get_parse_math() and not axes.title.get_parse_math()
+
+
 def test_what_cannot_be_shown_is_refused():
     for words, action in {
         r"\(n, h, w\) or \(n, 1, h, w\), not \(28, 28\)": lambda: tile(torch.zeros(28, 28), 1),

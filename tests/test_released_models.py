@@ -184,6 +184,9 @@ def test_what_is_not_read_is_said():
     assert flow.doubt("a very thick seven, right-leaning") == "" == cvae.doubt("a seven")
     assert cvae.doubt("a Thick seven, right-leaning") == (
         "mnist-cvae does not read \"right-leaning\" and \"thick\": mnist-flow does.")
+    for denial in ("nine but not thick", "an eight, it shouldn't be too thin", "a 3 without bold"):
+        assert "and no denial of it: leave out what it is not" in flow.doubt(denial), denial
+    assert not flow.doubt("a thick nine") and not flow.doubt("why not draw a seven, thick please")
     assert letters.doubt(" horizontal  line\n") == "" == letters.doubt("c\u200bross")
     assert "its end is not read: \"xyz\"" in letters.doubt("a" * 32 + "xyz")
 

@@ -240,8 +240,8 @@ def test_what_no_model_learns_from_is_refused():
     spoilt[7, 3] = math.nan
     for pictures, inputs, words in (
         (grey * 255, vectors, "values from 0"), ((grey - 0.3) / 0.3, vectors, "values from 0"),
-        (grey / 0, vectors, "values from 0"), (grey[:, 0], vectors, "floats (n, 1, 28, 28)"),
-        ((grey * 255).byte(), vectors, "floats (n, 1, 28, 28), not torch.uint8"),
+        (grey / 0, vectors, "values from 0"), (grey[:, 0], vectors, "floats (n, 1, h, w)"),
+        ((grey * 255).byte(), vectors, "floats (n, 1, h, w), not torch.uint8"),
         (grey, spoilt, "one row of finite inputs"), (grey, vectors[:9], "one row of finite inputs"),
     ):
         given = pictures, inputs
