@@ -1,6 +1,8 @@
 """The notebooks as documents, and the rules of the house. Nothing is executed here."""
 
 import ast
+import itertools
+import json
 import re
 import runpy
 import statistics
@@ -466,3 +468,55 @@ def test_functions_take_at_most_seven_arguments():
             if isinstance(node, ast.FunctionDef) and node.name not in loops:
                 count = len([*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs])
                 assert count <= 7, f"{path.name}: {node.name} takes {count} arguments"
+
+
+# Numbers in prose
+
+NUMBER = r"(?<![\w.,/^{-])(\d+(?:,\d{3})*(?:\.\d+)?)(\s?%)?(?![\w/]|\.\d|,\d)"
+GENERAL = {"95%", "97.5%", "98%", "99%", "0.001", "0.003", "0.01", "0.2", "0.3", "0.5"}  # goals
+FROM_AFAR = {  # what is quoted from another notebook, from a paper, or is worked out in the text
+    "03": {"0.038"}, "04": {"0.12", "0.85", "1.4"}, "05": {"0.4", "10%"}, "07": {"1.386"},
+    "10": {"84.78", "81.08"}, "11": {"0.88", "3.5", "52%"},
+    "12": {"1.3", "1.1", "98.8%", "98.5%", "96.8%", "4.3", "93.2%"},
+}
+
+
+def loose_numbers(path, change=lambda number: [number]):
+    """Find the decimals and percentages in prose that no cell near them prints or computes with."""
+    notebook, printed = json.loads(path.read_text(encoding="utf-8"))["cells"], []
+    for cell in notebook:
+        texts = ["".join(cell["source"])] if cell["cell_type"] == "code" else []
+        for output in cell.get("outputs", []):
+            texts.append("".join(output.get("text", output.get("data", {}).get("text/plain", ""))))
+        numbers = re.findall(r"(\d+(?:,\d{3})*(?:\.\d+)?)(%?)", " ".join(texts))
+        printed.append([(float(n.replace(",", "")), bool(percent)) for n, percent in numbers])
+    for k, cell in enumerate(notebook):
+        near = [value for values in printed[max(0, k - 8) : k + 4] for value in values]
+        prose = re.sub(r"\]\([^)]*\)|`[^`]*`|\$[^$]*\$", "", "".join(cell["source"]))
+        for number, percent in re.findall(NUMBER, prose) if cell["cell_type"] != "code" else ():
+            shown = number + percent.strip()
+            known = shown in GENERAL | FROM_AFAR.get(path.name[:2], set())
+            if known or not ("." in number or percent):
+                continue
+            for written in change(number.replace(",", "")):
+                decimals = len(written.partition(".")[2])
+                values = [v * (100 if percent and not of else 1) for v, of in near]
+                if not any(abs(round(v, decimals) - float(written)) < 1e-6 for v in values):
+                    yield written + percent
+
+
+@every_notebook
+def test_numbers_in_prose_are_printed_nearby(path):
+    assert not list(loose_numbers(path))
+
+
+def test_every_other_swap_of_digits_in_prose_is_noticed():
+    def swapped(number):
+        pairs = [(a, b) for a, b in itertools.pairwise(number) if a != b]
+        return [number.replace(a + b, b + a, 1) for a, b in pairs if (a + b).isdigit()]
+
+    every = sum(len(swapped(n.replace(",", ""))) for path in NOTEBOOKS for n in [
+        number for cell in cells(path, "markdown") for number, percent in re.findall(NUMBER, cell)
+        if "." in number or percent])
+    noticed = sum(len(list(loose_numbers(path, swapped))) for path in NOTEBOOKS)
+    assert every > 90 and noticed > 0.45 * every
