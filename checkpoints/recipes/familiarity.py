@@ -148,8 +148,8 @@ def _counted_things(rng):
 
 
 _WRITERS = (
-    _a_thing, _a_styled_thing, _a_letter, _nonsense, *[_a_choice, _counted_things] * 3,
-    *[_a_larger_number] * 6, *[_strange_word] * 14, *[_a_compound] * 10,
+    *[_a_thing, _a_styled_thing, _a_letter, _nonsense, _a_choice, _counted_things] * 3,
+    *[_a_larger_number] * 8, *[_strange_word] * 14, *[_a_compound] * 12,
     lambda rng: rng.choice(OTHER.about), lambda rng: rng.choice(TYPING.asides + OTHER.abroad),
 )
 
