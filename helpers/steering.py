@@ -121,7 +121,7 @@ def train_prior(model, embeddings, images, labels, styles, proofreader, steps=90
 
     def loss(step):
         if step % 150 == 0:
-            drawn.append(draw_and_measure(model, embeddings, labels, measures, 3000, step // 150))
+            drawn.append(draw_and_measure(model, embeddings, labels, measures, seed=step // 150))
             recalibrate(ruler, drawn[-4:], (real[:4000], ranks[:4000]), seed=step // 150)
         rows = torch.randint(len(embeddings), (256,), generator=generator)
         condition = model.head(embeddings[rows])

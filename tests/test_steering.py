@@ -197,7 +197,7 @@ def test_nothing_but_the_prior_is_trained(head, pictures, monkeypatch):
     """The real decoder, ruler and measures, for a few steps and on a few pictures."""
     real, digits, measures, ranks = pictures
     measure, teach = steering.draw_and_measure, steering.train_ruler
-    monkeypatch.setattr(steering, "draw_and_measure", lambda *x: measure(*x[:4], 40, x[5]))
+    monkeypatch.setattr(steering, "draw_and_measure", lambda *x, seed: measure(*x, n=40, seed=seed))
     monkeypatch.setattr(steering, "train_ruler", lambda *x, **how: teach(*x, **how | {"steps": 6}))
     nets = build(StyleCVAE, head).train(), Proofreader().requires_grad_(False)
     before = [{name: x.clone() for name, x in net.state_dict().items()} for net in nets]
