@@ -105,8 +105,11 @@ class TextToImage:
         self.familiar = (facts.get("captions") or {}).get("familiar")  # of a reader's own captions
 
     @classmethod
-    def load(cls, name=DEFAULT, device=None):
-        """Load a checkpoint by its name in `checkpoints/` or its path, or raise CheckpointError."""
+    def load(cls, name=DEFAULT, device="cpu"):
+        """Load a checkpoint by its name in `checkpoints/` or its path, or raise CheckpointError.
+
+        It draws on the CPU unless told; `device=None` takes the best there is, see `choose_device`.
+        """
         device = choose_device(device)
         model, facts = checkpoints.load_checkpoint(name, device)
         if not isinstance(model, Generator):

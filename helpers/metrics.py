@@ -78,7 +78,7 @@ class FeatureJudge(nn.Sequential):
 def load_judge(name, device=None):
     """Load judge A, "digits", or B, "features"; ValueError if the file is not the released one.
 
-    It computes on `device`, see `choose_device`, and answers on the CPU.
+    It computes on `device`, see `choose_device`; it is asked and answers on the CPU.
     """
     path = JUDGES / f"{name}.safetensors"
     packed = path.read_bytes() if path.is_file() else b""
@@ -86,7 +86,11 @@ def load_judge(name, device=None):
         raise ValueError(f"{path} is not the released judge: {restore('checkpoints')}.")
     judge = {"digits": DigitJudge, "features": FeatureJudge}[name]()
     judge.load_state_dict(load(packed))
-    return judge.eval().to(choose_device(device))
+    device = choose_device(device)
+    if device.type != "cpu":
+        judge.register_forward_pre_hook(lambda _, given: tuple(x.to(device) for x in given))
+        judge.register_forward_hook(lambda _, given, answer: answer.cpu())
+    return judge.eval().to(device)
 
 
 @torch.no_grad()
@@ -127,7 +131,7 @@ def train_shape_judge(steps=1500, seed=99, device=None):
         return F.cross_entropy(judge(pixels.to(device)), prompt_ids.to(device))
 
     fit(judge.parameters(), loss, steps, rate=1e-3, name="judge", schedule=constant)
-    return judge.eval()
+    return judge.eval().cpu()
 
 
 @torch.no_grad()

@@ -34,12 +34,12 @@ def run(name, train, measure, minutes, folder=CHECKPOINTS):
     written = RUNS / name / (f"{name}.json" if training else "evaluation.json")
     replaced = [weights, facts_path] if training else [facts_path]
     with errors_in_one_line():
-        device = choose_device()
+        choose_device()  # an unknown one is refused before the work
         announce(minutes[asked.action], facts_path, written, replaced if asked.release else ())
         if training:
             model, facts, extra = train()
             weights = save_checkpoint(written.with_suffix(".safetensors"), model, facts, extra)
-        model, facts = load_checkpoint(weights, device)
+        model, facts = load_checkpoint(weights)
         extra, results = facts.pop("extra"), facts.get("results", {})
         kept = {key: results[key] for key in OF_TRAINING if key in results}
         facts["results"] = kept | measure(model)
