@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch._dynamo
 from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import nn
@@ -27,7 +28,7 @@ from helpers.training import constant, train_cvae
 
 FILES = ["best.safetensors", "history.csv", "last.safetensors"]
 processes = multiprocessing.get_context("forkserver")  # each is forked from one that has loaded:
-processes.set_forkserver_preload(["pytest", "helpers.training", "torch._dynamo"])
+processes.set_forkserver_preload(["pytest", "helpers.training"])
 
 
 class Tiny(nn.Module):
