@@ -12,7 +12,7 @@ from helpers import open_folder
 
 RECIPES = Path(__file__).resolve().parents[1] / "checkpoints" / "recipes"
 NAMES = "shapes-mlp, shapes-cvae, mnist-cvae, mnist-style, mnist-flow, familiarity"
-ROWS = "rows of notebook 10's table, all if none is named; after styles of 11's, flows of 12's"
+ROWS = "rows of the table in 11_how_good_is_it, all if none is named; after styles or flows of theirs"
 KNOWN = {"train": f"{NAMES}, judges", "evaluate": NAMES, "compare": ROWS}
 
 

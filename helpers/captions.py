@@ -1,4 +1,4 @@
-"""Captions: ways to ask for a digit (notebook 5), to say how it is drawn, to type it (notebook 11).
+"""Captions: asking for a digit (06_mnist_and_captions), saying how (12_say_how_to_draw_it), typing.
 
 A phrasing is a sentence with a gap: `{digit}` for "eight" or "8", `{a}` with its article and
 `{digits}` for the plural. The word lists stand in `data/phrases.toml`.

@@ -1,4 +1,4 @@
-"""A latent flow: autoencoder, velocities, guidance, and the training of each (notebook 12)."""
+"""A latent flow: autoencoder, velocities, guidance, and the training of each (13_latent_flow)."""
 
 import math
 
@@ -124,7 +124,7 @@ class AutoencoderLayers(nn.Module):
 
 
 class Autoencoder(AutoencoderLayers):
-    """A VAE that knows no prompt: pictures to codes, codes to sharp pictures (notebook 12)."""
+    """A VAE that knows no prompt: pictures to codes, codes to sharp pictures (13_latent_flow)."""
 
     def encode(self, pictures):
         """Map pictures (n, 1, 28, 28) to mean and log variance of the posterior, (n, latent)."""
@@ -139,7 +139,7 @@ class Autoencoder(AutoencoderLayers):
 
 
 class LatentFlow(Generator):
-    """Text to image in miniature: a reader, a flow among codes, an autoencoder (notebook 12).
+    """Text to image in miniature: a reader, a flow among codes, an autoencoder (13_latent_flow).
 
     A rectified flow (Liu et al., 2023) in the latent space of an autoencoder, as in latent
     diffusion (Rombach et al., 2022), guided without a classifier (Ho and Salimans, 2022).

@@ -1,6 +1,6 @@
 """Independent judges and what they measure; a judge never takes part in training a generator.
 
-One of shapes (notebook 4), A of digits and B of features (10); measures of style (11).
+One of shapes (05_shapes_cvae), A of digits and B of features (11_how_good_is_it); styles.
 """
 
 import hashlib

@@ -1,6 +1,6 @@
-"""Real MNIST as tensors: read from the compressed files in `data/`, checked by md5 (notebook 5).
+"""Real MNIST as tensors: read from the compressed files in `data/`, checked by md5 (06_mnist_and_captions).
 
-And pictures of yours, from a folder (notebook 8).
+And pictures of yours, from a folder (09_training).
 """
 
 import gzip

@@ -1,6 +1,6 @@
-"""The generators: a first MLP (notebook 3), the shapes CVAE (4), the convolutional CVAE (7, 8, 11).
+"""The generators: a first MLP, the shapes CVAE, the convolutional CVAE and that with styles.
 
-The latent flow of notebook 12 is in `helpers/flow.py`.
+The latent flow of 13_latent_flow is in `helpers/flow.py`.
 """
 
 import torch
@@ -27,7 +27,7 @@ class Generator(nn.Module):
 
 
 class FirstGenerator(Generator):
-    """Prompt and noise in, picture out, trained with squared error (notebook 3)."""
+    """Prompt and noise in, picture out, trained with squared error (03_first_generator)."""
 
     reads = "characters"
 
@@ -91,7 +91,7 @@ class ScaledEmbeddings(nn.Module):
 
 
 class PromptHead(ScaledEmbeddings):
-    """Embeddings (n, 384) → conditions (n, output) that forget the phrasing (notebook 7)."""
+    """Embeddings (n, 384) → conditions (n, output) that forget the phrasing (08_convolutional_cvae)."""
 
     def __init__(self, output=16, classes=10, noise=1.0):
         super().__init__(noise)
@@ -130,7 +130,7 @@ class ShapesLayers(Generator):
 
 
 class ShapesCVAE(ShapesLayers):
-    """Conditional variational autoencoder of the nine shapes (Sohn et al., 2015; notebook 4)."""
+    """Conditional variational autoencoder of the nine shapes (Sohn et al., 2015; 05_shapes_cvae)."""
 
     reads = "characters"
 
@@ -196,7 +196,7 @@ class ConvLayers(Generator):
 
 
 class ConvCVAE(ConvLayers):
-    """Convolutional CVAE of digits, conditioned on a sentence (notebooks 7 and 8)."""
+    """Convolutional CVAE of digits, conditioned on a sentence (08_convolutional_cvae and 09_training)."""
 
     def encode(self, pictures, condition):
         """Map pictures (n, 1, 28, 28), conditions to mean and log variance (n, latent)."""
@@ -280,7 +280,7 @@ class StyleHead(nn.Module):
 
 
 class StyleCVAE(ConvCVAE):
-    """A `ConvCVAE` whose prior depends on a longer condition (Sohn et al., 2015; notebook 11)."""
+    """A `ConvCVAE` whose prior depends on a longer condition (Sohn et al., 2015; 12_say_how_to_draw_it)."""
 
     reads_styles = True
 

@@ -1,4 +1,4 @@
-"""Nine prompts and the programs that draw them, vectorised over a whole batch (notebook 1)."""
+"""Nine prompts and the programs that draw them, vectorised over a whole batch (01_drawing_shapes)."""
 
 import random
 

@@ -1,4 +1,4 @@
-"""Teaching a model to obey words of style: reader, ruler, prior (notebook 11)."""
+"""Teaching a model to obey words of style: reader, ruler, prior (12_say_how_to_draw_it)."""
 
 import torch
 import torch.nn.functional as F

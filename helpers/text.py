@@ -1,4 +1,4 @@
-"""Reading a prompt: letter by letter (notebook 2), or as a sentence by MiniLM (notebook 6)."""
+"""Reading a prompt: by letters (02_reading_characters), by MiniLM (07_sentence_embeddings)."""
 
 import functools
 import hashlib

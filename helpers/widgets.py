@@ -1,4 +1,4 @@
-"""Two widgets for notebook 9: a form that draws what is typed, a plane to walk on.
+"""Two widgets for 10_interactive_sampling: a form that draws what is typed, a plane to walk on.
 
 What ipywidgets lacks are two anywidgets, whose JavaScript stands beside this file.
 """
@@ -118,7 +118,7 @@ class PromptWidget(Whole):
         self.quiet = threading.RLock()  # whoever reads or sets several things at once has it
         self.shown, self.history = None, []
         rows = self._make_controls(prompt)
-        super().__init__(rows, "09_widget.png", flex_flow="column", width="660px", max_width="100%")
+        super().__init__(rows, "10_widget.png", flex_flow="column", width="660px", max_width="100%")
         self._fit_model()
         self.view.say("Type a prompt, then press Enter or Draw.")
 
@@ -319,4 +319,4 @@ def plane_widget(model, prompt, across, up):
 
     square.observe(follow, "point")
     follow()
-    return Whole([square, view], "09_plane.png")
+    return Whole([square, view], "10_plane.png")

@@ -345,7 +345,7 @@ def test_the_likelihood_of_each_picture_is_told_by_its_own_label(monkeypatch):
     assert torch.allclose(bounds.double(), known[0], atol=0.01)
 
 
-# Notebook 11's and 12's comparisons
+# The comparisons of styles and of flows
 
 
 def test_a_gaussian_for_each_digit_has_its_mean_and_covariance_and_a_mixture_its_parts():

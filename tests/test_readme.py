@@ -28,7 +28,7 @@ CHOICES = (*DIGITS[:2], *(f"mnist-flow, guidance {g}" for g in (1.0, 1.3, 1.5, 2
 
 
 def measured(label, measure, style=PERCENT):
-    """A measure of notebook 10, for each model of digits and for real handwriting."""
+    """A measure of 11_how_good_is_it, for each model of digits and for real handwriting."""
     places = [(name, "results", "measures", measure, "mean") for name in DIGITS]
     return label, [*places, ("mnist-cvae", "results", "measures", measure, "real")], style
 

@@ -348,7 +348,7 @@ def test_rows_are_kept_as_soon_as_they_are_measured_in_order_beside_the_others(h
 
 
 def test_the_tables_of_notebooks_11_and_12_are_those_that_they_read(house, call):
-    for recipe, name, figure in (("compare_styles", "style-comparisons", "11_ruined.png"),
+    for recipe, name, figure in (("compare_styles", "style-comparisons", "12_ruined.png"),
                                  ("compare_flows", "flow-comparisons", None)):
         before = house[f"{name}.json"]
         replaced = {f"checkpoints/{name}.json"}
@@ -495,7 +495,7 @@ def test_the_committed_controls_say_what_the_notebooks_say():
     thirds = [sum(row["in the requested third"].values()) for row in (none, codes)]
     assert thirds[1] > 1.4 * thirds[0]
     priors, decoders = twelve["priors"], twelve["decoders"]
-    assert priors["a flow"]["coverage"] > priors["the prior of notebook 11"]["coverage"]
+    assert priors["a flow"]["coverage"] > priors["conditional prior"]["coverage"]
     errors = [row["rebuilt, squared error"] for row in decoders.values()]
     assert errors[0] > 2 * errors[1] > 2 * errors[2]
     euler, heun = ([row["Fréchet ratio"] for row in rows.values()]

@@ -1,4 +1,4 @@
-"""Prior, decoder, guidance and steps, compared (notebook 12).
+"""Prior, decoder, guidance and steps, compared (13_latent_flow).
 
 About twenty-five minutes on two cores.
 """
@@ -74,7 +74,7 @@ def measure(names):
 
 
 def compare_priors(images, labels, conditions, yardstick):
-    """Draw codes for the CVAE of notebook 11 in six ways; its decoder stays what it is."""
+    """Draw codes for the CVAE of 12_say_how_to_draw_it in six ways; its decoder stays what it is."""
     model, _ = load_checkpoint("mnist-style")
     means, deviations = collect_codes(model, images, conditions)
     centre, scale = standardise(means, deviations)
@@ -85,7 +85,7 @@ def compare_priors(images, labels, conditions, yardstick):
     def flow(z, condition, guidance):
         return centre + scale * transport(velocity, z, condition, guidance, 50)
 
-    priors = {"the prior of notebook 11": model.place}
+    priors = {"conditional prior": model.place}
     priors |= simple_priors(means, deviations, labels) | {
         "a flow": functools.partial(flow, guidance=1.0),
         "a flow, guidance 1.3": functools.partial(flow, guidance=1.3),
@@ -105,7 +105,7 @@ def with_prior(model, place):
 
 
 def compare_sharp(images, labels, model, yardstick):
-    """Draw codes for the autoencoder of notebook 12 without its flow, digit by digit."""
+    """Draw codes for the autoencoder of 13_latent_flow without its flow, digit by digit."""
     def paint(z, condition, place):
         return model.autoencoder.decode(place(z, condition)).clamp(0, 1)
 

@@ -1,4 +1,4 @@
-"""What a ruler is good for, and what it ruins (notebook 11): the prior, the decoder, or neither.
+"""What a ruler is good for, and what it ruins (12_say_how_to_draw_it): the prior, the decoder, or neither.
 
 About twelve minutes on two cores, most of them for the model that a ruler ruins.
 """
@@ -37,7 +37,7 @@ from helpers.training import (
     train_proofreader,
 )
 
-FIGURE = Path(__file__).resolve().parents[2] / "notebooks" / "figures" / "11_ruined.png"
+FIGURE = Path(__file__).resolve().parents[2] / "notebooks" / "figures" / "12_ruined.png"
 ORDER = ("no ruler", "a ruler moves the decoder", "a ruler moves the codes")
 COLUMNS = {"prompt accuracy, held-out": 4, "Fréchet ratio": 2}
 
@@ -88,7 +88,7 @@ def train_along(images, labels, head):
 
 
 def ruler_for_decoder(images, labels, embeddings, measures, ranks, weight=40.0):
-    """Let a ruler read along while the decoder learns, as the proofreader of notebook 8 does.
+    """Let a ruler read along while the decoder learns, as the proofreader of 09_training does.
 
     Returns:
         A penalty for `train_cvae`, and a function to call after each epoch, which shows the ruler
@@ -116,7 +116,7 @@ def ruler_for_decoder(images, labels, embeddings, measures, ranks, weight=40.0):
 
 
 def draw_picture(model):
-    """Draw twelve zeros, ones and nines, twice as large, for notebook 11."""
+    """Draw twelve zeros, ones and nines, twice as large, for 12_say_how_to_draw_it."""
     drawn = draw_prompts(model, ["draw a zero", "write a one", "I need a nine"], 12, seed=4)
     paper = Image.fromarray(tile(drawn, columns=12))
     large = paper.resize((paper.width * 2, paper.height * 2), Image.Resampling.NEAREST)

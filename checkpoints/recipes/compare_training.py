@@ -1,8 +1,8 @@
-"""Controls and comparisons of notebook 10: every row is trained anew.
+"""Controls and comparisons of 11_how_good_is_it: every row is trained anew.
 
 Each row changes one thing of how `mnist-cvae` is trained, on a shorter budget: three epochs, or
 four without the proofreader, which takes about as many CPU seconds. The last row is a loop written
-without any of notebook 8, given as many seconds as the released training. All rows together take
+without any of 09_training, given as many seconds as the released training. All rows together take
 about half an hour on two cores.
 """
 
@@ -79,7 +79,7 @@ ORDER = [*ROWS, STRAIGHTFORWARD]
 
 
 class OneHotHead(nn.Module):
-    """Turn digits (n,) into conditions (n, 10) of length 4, with nothing to read (notebook 7)."""
+    """Turn digits (n,) into conditions (n, 10) of length 4, with nothing to read (08_convolutional_cvae)."""
 
     digit = nn.Identity()
 

@@ -1,4 +1,4 @@
-"""The two judges of digits, which take no part in training any generator (notebook 10).
+"""The two judges of digits, which take no part in training any generator (11_how_good_is_it).
 
 About seven minutes on two cores. The sha256 of a released judge is pinned in `helpers/metrics.py`.
 """

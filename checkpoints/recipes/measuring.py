@@ -1,4 +1,4 @@
-"""What the recipes measure: one generator, and the rows of a table (notebook 10 explains it)."""
+"""What the recipes measure: one generator, and the rows of a table (11_how_good_is_it explains it)."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""`mnist-flow`: a latent flow with the reader of `mnist-style` (notebook 12).
+"""`mnist-flow`: a latent flow with the reader of `mnist-style` (13_latent_flow).
 
 Four and a half minutes on two cores, and ten for measuring.
 """

@@ -1,4 +1,4 @@
-"""`mnist-style`: the CVAE that is also told how to draw: thick, leaning left, wide (notebook 11).
+"""`mnist-style`: the CVAE that is also told how to draw: thick, leaning left, wide (12_say_how_to_draw_it).
 
 Twelve minutes on two cores, and eight for measuring.
 """
@@ -107,7 +107,7 @@ def measure(model):
 
 
 def measure_obedience(model, yardstick):
-    """Measure all that notebook 11 promises: a dict of results."""
+    """Measure all that 12_say_how_to_draw_it promises: a dict of results."""
     reference, judge = Reference(), yardstick.judge
     return {
         "styled": measure_templates(model, "styled", reference, judge),

@@ -1,4 +1,4 @@
-"""`shapes-cvae`: the conditional variational autoencoder of the nine shapes (notebook 4).
+"""`shapes-cvae`: the conditional variational autoencoder of the nine shapes (05_shapes_cvae).
 
 Two and a half minutes on two cores, and half a minute for measuring.
 """

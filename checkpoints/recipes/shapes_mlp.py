@@ -1,4 +1,4 @@
-"""`shapes-mlp`: the first generator, which turns a prompt and noise into a shape (notebook 3).
+"""`shapes-mlp`: the first generator, which turns a prompt and noise into a shape (03_first_generator).
 
 Half a minute on two cores, and another for measuring.
 """

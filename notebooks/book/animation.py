@@ -69,7 +69,7 @@ def frame(prompt, pictures, says, doubt=False, typing=False):
 
 @torch.no_grad()
 def on_the_way(released, prompt, every=5):
-    """Decode what the flow of notebook 12 carries, from noise to codes, at every few steps."""
+    """Decode what the flow of 13_latent_flow carries, from noise to codes, at every few steps."""
     model = released.model
     condition = released.conditions(prompt).expand(COLUMNS, -1)
     guidance = model.choose_guidance(condition)
@@ -88,15 +88,15 @@ def scenes():
     flow, dice = load["mnist-flow"], torch.Generator().manual_seed(0)
     for k, prompt in enumerate(PROMPTS):
         way = on_the_way(flow, prompt) if k else []
-        says = "Notebook 12: a flow carries noise to pictures"
+        says = "A latent flow carries noise to pictures"
         yield prompt, flow.draw(prompt, COLUMNS), way, says
     yield NONSENSE, flow.draw(NONSENSE, COLUMNS), [], flow.doubt(NONSENSE)
     program = draw_shapes("circle", COLUMNS, dice)
-    yield "circle", program, [], "How it begins. Notebook 1: a program draws"
+    yield "circle", program, [], "How it begins: a program draws"
     for name, prompt, says in (
-        ("shapes-mlp", "circle", "Notebook 3: the first generator ignores its noise"),
-        ("shapes-cvae", "circle", "Notebook 4: a variational autoencoder uses it"),
-        ("mnist-cvae", SENTENCE, "Notebook 8: a convolutional one reads sentences"),
+        ("shapes-mlp", "circle", "The first generator ignores its noise"),
+        ("shapes-cvae", "circle", "A variational autoencoder uses it"),
+        ("mnist-cvae", SENTENCE, "A convolutional one reads sentences"),
     ):
         yield prompt, load[name].draw(prompt, COLUMNS), [], says
 

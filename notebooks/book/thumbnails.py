@@ -65,7 +65,7 @@ def letters(word="circle"):
 
 
 def captions(ax):
-    """Plot captions as points, on two directions that tell digits apart (notebook 6)."""
+    """Plot captions as points, on two directions that tell digits apart (07_sentence_embeddings)."""
     sentences, digits = all_captions(TRAINING_PHRASINGS)[:2]
     vectors, digits = sentence_encoder().encode(sentences).numpy(), digits.numpy()
     model = LinearDiscriminantAnalysis(n_components=2, solver="eigen", shrinkage=0.1)
@@ -98,8 +98,8 @@ def growing(released, prompt):
 
 
 def epochs(digit=5):
-    """Cut one digit after 1, 2, 4 and 12 epochs from the animation of notebook 8."""
-    film = Image.open(FIGURES / "08_progression.gif")
+    """Cut one digit after 1, 2, 4 and 12 epochs from the animation of 09_training."""
+    film = Image.open(FIGURES / "09_progression.gif")
     for epoch in (1, 2, 4, 12):
         film.seek(epoch - 1)
         cell = film.convert("L").crop((90 * digit, 0, 90 * digit + 84, 84)).resize((28, 28))

@@ -1,4 +1,4 @@
-"""The widgets of notebook 9 in JupyterLab, opened by `make lab` and used as a reader uses them:
+"""The widgets of 10_interactive_sampling in JupyterLab, opened by `make lab` and used as a reader uses them:
 each test finds the form as the one before left it."""
 
 import contextlib
@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import expect
 
-NOTEBOOK = "09_interactive_sampling.ipynb"
+NOTEBOOK = "10_interactive_sampling.ipynb"
 PLANE = """from helpers.widgets import TextToImage, plane_widget, torch
 plane_widget(TextToImage.load("mnist-cvae"), "a three", *torch.eye(20)[:2])"""
 DRAW = re.compile(r"Draw(ing …)?$")  # its icon, a letter of a font, stands before it
@@ -56,7 +56,7 @@ CLOCK = """draw => {  // the browser's own, from the click to the frame after th
 
 @pytest.fixture(scope="module")
 def form(clone, page):
-    """The form in a copy where notebook 9 is short, opened in the list of files of `make lab`."""
+    """The form in a copy where 10_interactive_sampling is short, opened in the list of files of `make lab`."""
     path, log = clone / "notebooks" / NOTEBOOK, clone.parent / "lab.log"
     notebook = nbformat.read(path, as_version=4)
     (cell,) = [cell for cell in notebook.cells if "import prompt_widget" in cell.source]

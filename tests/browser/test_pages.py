@@ -180,11 +180,11 @@ def test_search_menu_and_theme_of_the_book(page, book):
     assert not page.is_visible("#contents")
     page.click("#menu")
     page.click("#contents a >> text=A latent flow")
-    page.wait_for_url("**/12_latent_flow.html")
+    page.wait_for_url("**/13_latent_flow.html")
     theme = "document.documentElement.dataset.theme"
     for scheme in ("dark", "light"):  # as the system has it, until the reader chooses
         page.emulate_media(color_scheme=scheme)
-        page.goto(book[1] + "09_interactive_sampling.html")
+        page.goto(book[1] + "10_interactive_sampling.html")
         assert page.evaluate(theme) == scheme
     page.click("#theme")
     page.click(".neighbours .next")

@@ -20,7 +20,7 @@ from nbclient.util import run_sync
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[2]
-NOTEBOOK = ROOT / "notebooks" / "09_interactive_sampling.ipynb"
+NOTEBOOK = ROOT / "notebooks" / "10_interactive_sampling.ipynb"
 SENTENCE_MODELS = ("mnist-cvae", "mnist-style", "mnist-flow")
 FILES = ["data/phrases.toml", "checkpoints/readers/captions.txt", *(
     f"checkpoints/{name}.{kind}"
@@ -251,7 +251,7 @@ except OSError: pass"""
 
 @pytest.fixture(scope="module")
 def kernel():
-    """A client of a fresh kernel for notebook 9."""
+    """A client of a fresh kernel for 10_interactive_sampling."""
     client = NotebookClient(
         nbformat.read(NOTEBOOK, as_version=4), timeout=600, allow_errors=True,
         resources={"metadata": {"path": str(NOTEBOOK.parent)}}, coalesce_streams=True,
