@@ -3,17 +3,16 @@
 import io
 import math
 import textwrap
-from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
 import torch.nn.functional as F
+from IPython.display import Image as Picture
 from PIL import Image
-
-from helpers import write_whole
 
 GAP = 2  # white pixels between pictures
 REAL, GENERATED, HELD_OUT = "black", "#1f77b4", "#e6862a"  # one colour for one thing
+DIGITS = plt.colormaps["tab10"].colors                      # one for each digit
 
 plt.rcParams.update(
     {
@@ -102,18 +101,30 @@ def show_curves(curves, xlabel, ylabel, title=None, *, log=False, colors=None):
     plt.show()
 
 
-def save_gif(frames, path, columns, seconds=0.4, zoom=3):
-    """Write an animation, one `tile` per frame, the last of which stays longest: its path."""
+def as_frame(fig):
+    """Turn a matplotlib figure into a picture for `show_gif`, and close it."""
+    fig.canvas.draw()
+    image = Image.frombuffer("RGBA", fig.canvas.get_width_height(), fig.canvas.buffer_rgba())
+    plt.close(fig)
+    return image.convert("RGB")
+
+
+def show_gif(frames, columns=1, seconds=0.4, zoom=3):
+    """Show an animation, the last frame of which stays longest: Pillow pictures, or see `tile`."""
     if not len(frames) or not 1 <= zoom <= 64:
         raise ValueError("An animation needs at least one frame, and a zoom from 1 to 64.")
-    images = [Image.fromarray(tile(frame, columns)) for frame in frames]
-    images = [i.resize((i.width * zoom, i.height * zoom), Image.NEAREST) for i in images]
+    images = []
+    for frame in frames:
+        if not isinstance(frame, Image.Image):
+            frame = Image.fromarray(tile(frame, columns))
+            frame = frame.resize([side * zoom for side in frame.size], Image.NEAREST)
+        images.append(frame.quantize(64) if frame.mode == "RGB" else frame)
     durations = [int(seconds * 1000)] * (len(images) - 1) + [int(seconds * 5000)]
     rest = {"save_all": True, "append_images": images[1:], "duration": durations, "loop": 0}
-    path, gif = Path(path).expanduser(), io.BytesIO()
+    gif = io.BytesIO()
     images[0].save(gif, "GIF", **rest)
-    write_whole(path, gif.getvalue())
-    return path
+    # named PNG, because nbconvert knows no GIF; browsers look at the bytes, not at the name
+    return Picture(gif.getvalue(), format="png")
 
 
 def does_it_hold(rows):

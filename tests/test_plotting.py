@@ -1,5 +1,6 @@
 """Grids, curves and animations: known pixels, labels that fit, nothing half-written."""
 
+import io
 import math
 
 import matplotlib.pyplot as plt
@@ -8,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from helpers.plotting import does_it_hold, save_gif, show_curves, show_grid, tile
+from helpers.plotting import as_frame, does_it_hold, show_curves, show_gif, show_grid, tile
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +53,7 @@ def test_what_cannot_be_shown_is_refused():
         r"not \(0, 28, 28\)": lambda: tile(torch.zeros(0, 28, 28), 1),
         "ask for one to 1,000 pictures in a row": lambda: tile(torch.zeros(2, 4, 4), 0),
         "3 labels do not fit 4 rows of 2": lambda: show_grid(torch.rand(7, 28, 28), "abc"),
-        "at least one frame": lambda: save_gif([], "a.gif", columns=1),
+        "at least one frame": lambda: show_gif([]),
     }.items():
         with pytest.raises(ValueError, match=words):
             action()
@@ -97,18 +98,19 @@ def test_curves_have_their_numbers_names_and_colours():
     assert shown()[1].get_legend() is None and shown()[1].get_yscale() == "linear"
 
 
-def test_gif_frames_sizes_and_times(tmp_path):
+def test_gif_frames_sizes_and_times():
     frames = [torch.full((4, 28, 28), value) for value in (0.0, 0.5, 1.0)]
-    path = save_gif(frames, tmp_path / "new" / "a.gif", columns=2, seconds=0.2, zoom=2)
+    fig, _ = plt.subplots(figsize=(1.16, 1.16), facecolor="red")
+    shown = show_gif([*frames, as_frame(fig)], columns=2, seconds=0.2, zoom=2)
+    assert not plt.get_fignums() and shown.format == "png", "closed; and what nbconvert shows"
     times, greys = [], []
-    with Image.open(path) as gif:
-        assert gif.n_frames == 3 and gif.size == (58 * 2, 58 * 2)
-        for k in range(3):
+    with Image.open(io.BytesIO(shown.data)) as gif:
+        assert gif.format == "GIF" and gif.n_frames == 4 and gif.size == (58 * 2, 58 * 2)
+        for k in range(4):
             gif.seek(k)
             times.append(gif.info["duration"])
             greys.append(gif.convert("L").getpixel((10, 10)))
-    assert times == [200, 200, 1000] and greys == [255, 128, 0]
-    assert [p.name for p in path.parent.iterdir()] == ["a.gif"]
+    assert times == [200, 200, 200, 1000] and greys == [255, 128, 0, 76]
 
 
 INSIDE = {"on both": (2, 2, 2), "a share": (0.95, 0.9, 1.0), "one-sided": (1e9, 0.5, math.inf),
