@@ -12,7 +12,7 @@ from helpers import open_folder
 
 RECIPES = Path(__file__).resolve().parents[1] / "checkpoints" / "recipes"
 NAMES = "shapes-mlp, shapes-cvae, mnist-cvae, mnist-style, mnist-flow, familiarity"
-ROWS = "rows of the table in 11_how_good_is_it, all if none is named; after styles or flows of theirs"
+ROWS = "rows of the table in 11_how_good_is_it, or after styles or flows of theirs; all without"
 KNOWN = {"train": f"{NAMES}, judges", "evaluate": NAMES, "compare": ROWS}
 
 

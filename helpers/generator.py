@@ -189,8 +189,8 @@ class TextToImage:
     def understands(self, prompt):
         """Say how far a prompt reads like those of the training: an `Understanding`.
 
-        Of sentences a small network tells the probability that they ask for one digit (notebook
-        12_say_how_to_draw_it); among nine prompts the same letters give 1 and others at most one half.
+        Of sentences a small network tells the probability that they ask for one digit; among
+        nine prompts the same letters give 1 and others at most one half (12_say_how_to_draw_it).
         """
         (prompt,) = check_prompts([prompt])
         if self.tokenizer:

@@ -1,4 +1,4 @@
-"""Real MNIST as tensors: read from the compressed files in `data/`, checked by md5 (06_mnist_and_captions).
+"""Real MNIST as tensors: read from `data/`, checked by md5 (06_mnist_and_captions).
 
 And pictures of yours, from a folder (09_training).
 """

@@ -91,7 +91,7 @@ class ScaledEmbeddings(nn.Module):
 
 
 class PromptHead(ScaledEmbeddings):
-    """Embeddings (n, 384) → conditions (n, output) that forget the phrasing (08_convolutional_cvae)."""
+    """Embeddings (n, 384) → conditions that forget the phrasing (08_convolutional_cvae)."""
 
     def __init__(self, output=16, classes=10, noise=1.0):
         super().__init__(noise)
@@ -130,7 +130,7 @@ class ShapesLayers(Generator):
 
 
 class ShapesCVAE(ShapesLayers):
-    """Conditional variational autoencoder of the nine shapes (Sohn et al., 2015; 05_shapes_cvae)."""
+    """Conditional variational autoencoder of shapes (Sohn et al., 2015; 05_shapes_cvae)."""
 
     reads = "characters"
 
@@ -196,7 +196,7 @@ class ConvLayers(Generator):
 
 
 class ConvCVAE(ConvLayers):
-    """Convolutional CVAE of digits, conditioned on a sentence (08_convolutional_cvae and 09_training)."""
+    """Convolutional CVAE of digits, conditioned on a sentence (08_convolutional_cvae)."""
 
     def encode(self, pictures, condition):
         """Map pictures (n, 1, 28, 28), conditions to mean and log variance (n, latent)."""
@@ -280,7 +280,7 @@ class StyleHead(nn.Module):
 
 
 class StyleCVAE(ConvCVAE):
-    """A `ConvCVAE` whose prior depends on a longer condition (Sohn et al., 2015; 12_say_how_to_draw_it)."""
+    """A `ConvCVAE` whose prior depends on a longer condition (Sohn et al., 2015; styles)."""
 
     reads_styles = True
 

@@ -1,4 +1,4 @@
-"""Nine prompts and the programs that draw them, vectorised over a whole batch (01_drawing_shapes)."""
+"""Nine prompts and the programs that draw them, a whole batch at once (01_drawing_shapes)."""
 
 import random
 

@@ -1,4 +1,4 @@
-"""How a digit is drawn, measured on the picture: thickness, slant, width, height (12_say_how_to_draw_it).
+"""How a digit is drawn, measured: thickness, slant, width, height (12_say_how_to_draw_it).
 
 The definitions are those of Morpho-MNIST (Castro et al., 2019).
 """

@@ -375,7 +375,7 @@ def resume_run(folder, settings, state, probe):
 
 @on_device
 def train_first_generator(model, epochs=100, per_prompt=500, batch=64, seed=0):
-    """Train with squared error on fresh shapes (03_first_generator): the mean loss of each epoch."""
+    """Train with squared error on fresh shapes: the mean loss of each epoch."""
     if batch > len(PROMPTS) * per_prompt:
         n = len(PROMPTS) * per_prompt
         raise ValueError(f"{n} pictures do not fill a batch of {batch}: draw more.")

@@ -363,9 +363,38 @@ def test_previous_and_next(path):
     opening = cells(path, "markdown")[0]
     ways = [line for line in opening.splitlines() if re.search(r"←|→|Previous|Next", line)]
     links = re.findall(r"\[([^\[\]]+)\]\((\d\d_\w+\.ipynb)\)", "\n".join(ways))
-    assert [file for _, file in links] == [other.name for other in wanted]
-    for text, file in links:
-        assert re.search(r"\d+", text)[0] == str(int(file[:2])), f"{text!r} leads to {file}"
+    assert links == [(TITLES[other.stem], other.name) for other in wanted]
+
+
+TITLES = {path.stem: read(path).cells[0].source.splitlines()[0][2:] for path in CHAPTERS}
+CHAPTER = r"\[([^\[\]]*)\]\(<?(?:\.\./|notebooks/)*(\d\d_(?!solutions)\w+)\.ipynb[^)]*\)"
+
+
+@every_text
+def test_a_notebook_is_named_by_a_link_with_its_number_or_its_title(path):
+    for markdown in texts(path):
+        markdown = re.sub(r"!\[[^\]]*\]\([^)]*\)", "", without_code(markdown))
+        for shown, stem in re.findall(CHAPTER, markdown):
+            number, _, title = TITLES[stem].partition(" · ")
+            named = (TITLES[stem], title, number, f"notebook {number}", f"Notebook {number}")
+            assert shown in named, f"{shown!r} leads to {stem}"
+        rest = re.sub(r"^# Solutions to notebook \d+", "", re.sub(CHAPTER, "·", markdown))
+        loose = re.search(r"[Nn]otebooks?[ \n](?:·(?:, ·)*(?:,| and| to| or)\s)?\d+\b", rest)
+        assert not loose, f"{loose[0]!r} is no link"
+
+
+def test_code_and_pictures_name_a_notebook_by_its_file():
+    files = [*ROOT.glob("*/*.py"), *ROOT.glob("[cnt]*/[a-z]*/**/*.py"), *DIAGRAMS]
+    files += [*ROOT.glob("[dt]*/*.toml"), *ROOT.glob("checkpoints/*.json")]
+    sources = {file.name: file.read_text(encoding="utf-8") for file in files}
+    for path in NOTEBOOKS:
+        alts = re.findall(r"!\[([^\]]*)\]", "\n".join(cells(path, "markdown")))
+        sources[path.name] = "\n".join([*cells(path, "code"), *alts])
+    for place, source in sources.items():
+        assert not re.search(r"[Nn]otebooks?[ _]\d+\b(?!_)", source), f"{place}: which one?"
+        named = re.findall(r"(?<![\w/])((?:0[1-9]|1\d)_[a-z_]+)\b(?!\.(?:png|gif|svg))", source)
+        unknown = set(named) - set(TITLES) - {path.stem for path in SOLUTIONS}
+        assert not unknown, f"{place} names {unknown}"
 
 
 @pytest.mark.parametrize("path", SOLUTIONS, ids=name)
@@ -413,6 +442,25 @@ def test_acceptance_stands_in_one_closing_cell(path):
     assert len(asserts) <= 6, "an assert in the text teaches something"
     only = [tree for tree in trees if all(isinstance(node, ast.Assert) for node in tree.body)]
     assert not only, "a cell that only asserts speaks to a maintainer"
+
+
+@pytest.mark.parametrize("path", CHAPTERS[:10], ids=name)
+def test_a_page_keeps_its_budget(path):
+    notebook = read(path).cells
+    end = next(k for k, cell in enumerate(notebook) if "### Exercises" in cell.source)
+    outputs = [o for cell in notebook for o in cell.get("outputs", ())]
+    images = [o.data["image/png"] for o in outputs if "image/png" in o.get("data", {})]
+    films = [image for image in images if image.startswith("R0lGOD")]  # GIF, in base64
+    words = figures = 0
+    for markdown in [cell.source for cell in notebook[:end] if cell.cell_type == "markdown"]:
+        text = re.sub(r"```.*?```|\$\$.*?\$\$|\]\([^)]*\)", "", markdown, flags=re.DOTALL)
+        words += len(re.sub(r"!\[[^\]]*\]?", "", text).split())
+        figures += len(re.findall(r"\(figures/(?!\d\d_rooms)", markdown))
+    code = [lines(cell.source) for cell in notebook[:end] if cell.cell_type == "code"]
+    assert words <= 2000 and sum(map(len, code)) <= 250
+    assert words <= 250 * (figures + len(images)), "a figure for every 250 words"
+    assert films, "nothing moves"
+    assert all(len(image) * 3 / 4 < 400 * 2**10 for image in films), "an animation of over 400 KB"
 
 
 # ---- the rules of the house ----------------------------------------------------------------------

@@ -306,7 +306,7 @@ def test_a_generator_is_trained_without_a_judge_and_without_test_pictures(
     assert all(p.isfinite().all() for p in model.parameters()) and facts["seed"] == 0
 
 
-def test_each_row_of_notebook_10_trains_something_else(house, nobody_looks):
+def test_each_row_of_the_table_trains_something_else(house, nobody_looks):
     recipe, seen = house.recipes["compare_training"], {}
     for name, change in recipe.ROWS.items():
         model, inputs = recipe.train_changed(change)
@@ -347,7 +347,7 @@ def test_rows_are_kept_as_soon_as_they_are_measured_in_order_beside_the_others(h
     assert status == 2 and not changed and "there is no row 'beta 7': choose" in printed.err
 
 
-def test_the_tables_of_notebooks_11_and_12_are_those_that_they_read(house, call):
+def test_the_tables_are_those_that_notebooks_read(house, call):
     for recipe, name, figure in (("compare_styles", "style-comparisons", "12_ruined.png"),
                                  ("compare_flows", "flow-comparisons", None)):
         before = house[f"{name}.json"]

@@ -74,7 +74,7 @@ def measure(names):
 
 
 def compare_priors(images, labels, conditions, yardstick):
-    """Draw codes for the CVAE of 12_say_how_to_draw_it in six ways; its decoder stays what it is."""
+    """Draw codes for the CVAE of styles in six ways; its decoder stays what it is."""
     model, _ = load_checkpoint("mnist-style")
     means, deviations = collect_codes(model, images, conditions)
     centre, scale = standardise(means, deviations)

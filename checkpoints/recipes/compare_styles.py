@@ -1,4 +1,4 @@
-"""What a ruler is good for, and what it ruins (12_say_how_to_draw_it): the prior, the decoder, or neither.
+"""What a ruler is good for, and what it ruins: prior, decoder, neither (12_say_how_to_draw_it).
 
 About twelve minutes on two cores, most of them for the model that a ruler ruins.
 """

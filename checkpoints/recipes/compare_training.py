@@ -79,7 +79,7 @@ ORDER = [*ROWS, STRAIGHTFORWARD]
 
 
 class OneHotHead(nn.Module):
-    """Turn digits (n,) into conditions (n, 10) of length 4, with nothing to read (08_convolutional_cvae)."""
+    """Turn digits (n,) into conditions (n, 10) of length 4, with nothing to read."""
 
     digit = nn.Identity()
 

@@ -1,4 +1,4 @@
-"""`familiarity`: the network behind `understands`: does a sentence ask for one digit (12_say_how_to_draw_it)?
+"""`familiarity`, behind `understands`: is one digit asked for (12_say_how_to_draw_it)?
 
 About ten minutes on two cores, most of them for encoding 150,000 sentences.
 """

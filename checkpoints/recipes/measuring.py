@@ -1,4 +1,4 @@
-"""What the recipes measure: one generator, and the rows of a table (11_how_good_is_it explains it)."""
+"""What the recipes measure: one generator, and the rows of a table (11_how_good_is_it)."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""`mnist-cvae`: the convolutional CVAE that draws digits from sentences (08_convolutional_cvae and 09_training).
+"""`mnist-cvae`: the convolutional CVAE that draws digits from sentences (09_training).
 
 Four and a half minutes on two cores, one and a half for the curve, and twelve for measuring.
 """

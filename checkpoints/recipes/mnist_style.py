@@ -1,4 +1,4 @@
-"""`mnist-style`: the CVAE that is also told how to draw: thick, leaning left, wide (12_say_how_to_draw_it).
+"""`mnist-style`: the CVAE that is also told how to draw: thick, say (12_say_how_to_draw_it).
 
 Twelve minutes on two cores, and eight for measuring.
 """

@@ -1,4 +1,4 @@
-"""`shapes-mlp`: the first generator, which turns a prompt and noise into a shape (03_first_generator).
+"""`shapes-mlp`: the first generator, prompt and noise to a shape (03_first_generator).
 
 Half a minute on two cores, and another for measuring.
 """

@@ -65,7 +65,7 @@ def letters(word="circle"):
 
 
 def captions(ax):
-    """Plot captions as points, on two directions that tell digits apart (07_sentence_embeddings)."""
+    """Plot captions as points, on two directions that tell digits apart."""
     sentences, digits = all_captions(TRAINING_PHRASINGS)[:2]
     vectors, digits = sentence_encoder().encode(sentences).numpy(), digits.numpy()
     model = LinearDiscriminantAnalysis(n_components=2, solver="eigen", shrinkage=0.1)

@@ -1,4 +1,4 @@
-"""The widgets of 10_interactive_sampling in JupyterLab, opened by `make lab` and used as a reader uses them:
+"""The widgets of 10_interactive_sampling in JupyterLab, opened by `make lab` and used by hand:
 each test finds the form as the one before left it."""
 
 import contextlib
@@ -56,7 +56,7 @@ CLOCK = """draw => {  // the browser's own, from the click to the frame after th
 
 @pytest.fixture(scope="module")
 def form(clone, page):
-    """The form in a copy where 10_interactive_sampling is short, opened in the list of files of `make lab`."""
+    """The form in a copy where its notebook is short, opened in the list of files of `make lab`."""
     path, log = clone / "notebooks" / NOTEBOOK, clone.parent / "lab.log"
     notebook = nbformat.read(path, as_version=4)
     (cell,) = [cell for cell in notebook.cells if "import prompt_widget" in cell.source]
