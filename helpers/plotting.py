@@ -113,12 +113,10 @@ def show_gif(frames, columns=1, seconds=0.4, zoom=3):
     """Show an animation, the last frame of which stays longest: Pillow pictures, or see `tile`."""
     if not len(frames) or not 1 <= zoom <= 64:
         raise ValueError("An animation needs at least one frame, and a zoom from 1 to 64.")
-    images = []
-    for frame in frames:
-        if not isinstance(frame, Image.Image):
-            frame = Image.fromarray(tile(frame, columns))
-            frame = frame.resize([side * zoom for side in frame.size], Image.NEAREST)
-        images.append(frame.quantize(64) if frame.mode == "RGB" else frame)
+    images = [frame if isinstance(frame, Image.Image) else Image.fromarray(tile(frame, columns))
+              for frame in frames]
+    images = [image.quantize(64) if image.mode == "RGB" else
+              image.resize([side * zoom for side in image.size], Image.NEAREST) for image in images]
     durations = [int(seconds * 1000)] * (len(images) - 1) + [int(seconds * 5000)]
     rest = {"save_all": True, "append_images": images[1:], "duration": durations, "loop": 0}
     gif = io.BytesIO()

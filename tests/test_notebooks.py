@@ -372,8 +372,8 @@ CHAPTER = r"\[([^\[\]]*)\]\(<?(?:\.\./|notebooks/)*(\d\d_(?!solutions)\w+)\.ipyn
 
 @every_text
 def test_a_notebook_is_named_by_a_link_with_its_number_or_its_title(path):
-    for markdown in texts(path):
-        markdown = re.sub(r"!\[[^\]]*\]\([^)]*\)", "", without_code(markdown))
+    for text in texts(path):
+        markdown = re.sub(r"!\[[^\]]*\]\([^)]*\)", "", without_code(text))
         for shown, stem in re.findall(CHAPTER, markdown):
             number, _, title = TITLES[stem].partition(" · ")
             named = (TITLES[stem], title, number, f"notebook {number}", f"Notebook {number}")
