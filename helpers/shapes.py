@@ -1,9 +1,6 @@
 """Nine prompts and the programs that draw them, a whole batch at once (01_drawing_shapes)."""
 
-import random
-
 import torch
-from torch.utils.data import Dataset
 
 SIDE = 28
 ROWS, COLUMNS = torch.arange(SIDE)[None, :, None], torch.arange(SIDE)[None, None]  # 1×28×1, 1×1×28
@@ -117,20 +114,3 @@ def draw_all_shapes(per_prompt, generator):
     """Draw pictures of every prompt, sorted: (n, 28, 28), and their places in `PROMPTS` (n,)."""
     pictures = torch.cat([draw_shapes(prompt, per_prompt, generator) for prompt in PROMPTS])
     return pictures, torch.arange(len(PROMPTS)).repeat_interleave(per_prompt)
-
-
-class ShapesDataset(Dataset):
-    """The prompts, drawn on the fly, `per_prompt` each: item i is always the same picture."""
-
-    def __init__(self, per_prompt=500, seed=0):
-        self.per_prompt, self.seed = whole(per_prompt, "per_prompt", True), whole(seed, "The seed")
-
-    def __len__(self):
-        return len(PROMPTS) * self.per_prompt
-
-    def __getitem__(self, i):
-        """Return (picture, prompt): float32 (28, 28) in [0, 1] and the prompt as text."""
-        if not 0 <= (i := whole(i, "i")) < len(self):
-            raise IndexError(f"There is no item {i}: the items are 0 to {len(self) - 1}.")
-        prompt, key = PROMPTS[i // self.per_prompt], f"{self.seed % 2**64} {self.per_prompt} {i}"
-        return draw_shapes(prompt, 1, random.Random(key).getrandbits(64))[0], prompt

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from helpers.shapes import PROMPTS, ShapesDataset, draw_all_shapes, draw_shapes
+from helpers.shapes import PROMPTS, draw_all_shapes, draw_shapes
 
 N = 40_000
 LINE = [(5, 22), (0, 1), (0, 4), (22, 26)]
@@ -139,27 +139,3 @@ def test_pictures_are_what_the_notebooks_promise():
     for kind in (np.int64, np.uint8, torch.tensor, type("Own", (int,), {})):
         assert torch.equal(draw_shapes("circle", kind(4), kind(3)), draw_shapes("circle", 4, 3))
     assert torch.equal(draw_shapes("circle", 4, -1), draw_shapes("circle", 4, 2**64 - 1))
-
-
-def test_a_dataset_draws_every_item_anew_and_always_alike():
-    dataset, *others = (ShapesDataset(*args) for args in ((40,), (40, 1), (4, 9), (500,)))
-    items = list(dataset)
-    assert len(items) == len(dataset) == 360, "a for loop ends"
-    assert [prompt for _, prompt in items] == [p for p in PROMPTS for _ in range(40)]
-    for i, prompt in enumerate(PROMPTS):
-        ours = torch.stack([picture for picture, _ in items[40 * i : 40 * (i + 1)]])
-        least = {"diagonal line": 10}.get(prompt, 35)  # there are fourteen diagonal lines
-        assert len(set(keys((ours > 0.5).numpy()))) >= least, prompt
-        assert prompt not in PROGRAMS or set(keys(ours.numpy().astype(bool))) <= {
-            keys(picture)[0] for picture, _ in every_picture(prompt)
-        }
-        for other in others:
-            theirs = [other[other.per_prompt * i + k % other.per_prompt][0] for k in range(40)]
-            assert sum(map(torch.equal, ours, theirs)) < 15, prompt
-            assert i < 7 or not {t.numpy().tobytes() for t in theirs} & {*map(bytes, ours.numpy())}
-    backwards = torch.utils.data.Subset(dataset, torch.arange(359, -1, -1))
-    pictures, _ = next(iter(torch.utils.data.DataLoader(backwards, 360)))
-    assert torch.equal(pictures.flip(0), torch.stack([picture for picture, _ in items])), "alike"
-    for place in (len(dataset), np.int64(-1)):
-        with pytest.raises(IndexError, match="the items are 0 to 359"):
-            dataset[place]
