@@ -49,7 +49,8 @@ COLUMNS = dict.fromkeys((
 class Change:
     """What a row changes of the released training, shortened to three epochs."""
 
-    head: str = "released"    # or "no noise", "plain" (trained along, on raw embeddings), "one-hot"
+    head: str = "released"    # or "no noise", "no pull", "one-hot"; trained along: "along", "plain"
+    averaged: bool = True     # whether the weights are averaged
     film: bool = True         # see `ConvLayers`
     shuffled: bool = False    # whether each caption is given the digit of another one
     proofread: bool = True    # whether the proofreader reads along
@@ -65,7 +66,9 @@ ROWS = {
     "captions shuffled": Change(shuffled=True),
     "condition concatenated, no FiLM": Change(film=False),
     "prompt head without noise": Change(head="no noise"),
+    "prompt head without pull": Change(head="no pull"),
     "plain head, no proofreader": Change(head="plain", proofread=False, epochs=4),
+    "head trained along, no proofreader": Change(head="along", proofread=False, epochs=4),
     "no proofreader": Change(proofread=False, epochs=4),
     "no proofreader, beta 2": Change(proofread=False, epochs=4, recipe={"beta": 2.0}),
     "beta 0.5": Change(recipe={"beta": 0.5}),
@@ -73,6 +76,9 @@ ROWS = {
     "no annealing": Change(recipe={"share": 0.0}),
     "grey pixels, not tossed": Change(tossed=False),
     "constant learning rate 1e-3": Change(constant=True, recipe={"rate": 1e-3}),
+    "last weights, not averaged": Change(averaged=False),
+    "last weights, constant rate 1e-3": Change(
+        constant=True, recipe={"rate": 1e-3}, averaged=False),
 }
 STRAIGHTFORWARD = "straightforward loop"
 ORDER = [*ROWS, STRAIGHTFORWARD]
@@ -123,19 +129,22 @@ def train_changed(change):
     elif change.head == "plain":
         model.head = PlainHead()
     else:
-        if change.head == "no noise":
+        if change.head in ("no noise", "along"):  # noise makes the one trained along worse
             model.head.noise = 0.0
-        train_head(model.head, embeddings, digits)
+        if change.head == "along":
+            model.head.fit_scale(embeddings)
+        else:
+            train_head(model.head, embeddings, digits, pull=0.2 * (change.head != "no pull"))
 
     def batches(generator):
         pairs = caption_batches(images, labels, by_digit, 250, generator)
         return toss_pixels(pairs, generator) if change.tossed else pairs
 
-    model, _ = train_cvae(
+    average, _ = train_cvae(
         model, batches, **MNIST_RECIPE | change.recipe | {"epochs": change.epochs},
         penalty=penalty, schedule=constant if change.constant else one_cycle,
     )
-    return model, torch.arange(10) if one_hot else None
+    return average if change.averaged else model, torch.arange(10) if one_hot else None
 
 
 class CaptionedDigits(Dataset):
