@@ -112,19 +112,19 @@ def group_by_digit(embeddings, digits):
 
 
 @on_device
-def train_head(head, embeddings, digits, steps=1500, batch=256, rate=2e-3, seed=0):
+def train_head(head, embeddings, digits, steps=1500, rate=2e-3, seed=0, pull=0.2):
     """Teach a prompt head to read digits (n,) from embeddings (n, 384), then freeze it."""
     generator = torch.Generator().manual_seed(seed)
     head.fit_scale(embeddings)
     head.train()
 
     def loss(step):
-        rows = torch.randint(len(embeddings), (batch,), generator=generator)
+        rows = torch.randint(len(embeddings), (256,), generator=generator)
         condition = head(embeddings[rows], generator)
         member = F.one_hot(digits[rows], head.digit.out_features).float()
         centres = member.T @ condition / member.sum(0).clamp(min=1)[:, None]  # 10×16
-        pull = (condition - member @ centres).square().sum(1).mean()
-        return F.cross_entropy(head.digit(condition), digits[rows]) + 0.2 * pull
+        spread = (condition - member @ centres).square().sum(1).mean()
+        return F.cross_entropy(head.digit(condition), digits[rows]) + pull * spread
 
     losses = fit(head.parameters(), loss, steps, rate, schedule=falling)
     head.requires_grad_(False)
@@ -217,8 +217,7 @@ def first_loss(model, batches, seed, penalty=None):
 @on_device
 def train_cvae(
     model, batches, epochs, steps, beta=1.0, share=0.2, rate=2e-3, seed=0,
-    validation=(), after_epoch=None, folder=None, patience=None, penalty=None,
-    schedule=one_cycle,
+    validation=(), after_epoch=None, folder=None, penalty=None, schedule=one_cycle,
 ):
     """Train a CVAE: fused Adam, one-cycle learning rate, KL warm-up, averaged weights.
 
@@ -231,7 +230,6 @@ def train_cvae(
         after_epoch: called with (a copy of the averaged model on the CPU, number of epochs done).
         folder: where to keep `last.safetensors`, `best.safetensors` and `history.csv`; a training
             that was stopped goes on from there, and ValueError is raised if it was another.
-        patience: stop after this many epochs without a better loss on `validation`.
         penalty: a function from (model, inputs, generator) to a scalar that joins the loss.
         schedule: a function from (optimizer, rate, steps) to a scheduler.
 
@@ -239,8 +237,6 @@ def train_cvae(
         The model with averaged weights, in evaluation mode, and one dict of numbers for each epoch.
         Once the loss is no number, FloatingPointError is raised; the weights are those before it.
     """
-    if patience and not validation:
-        raise ValueError("patience waits for a better validation loss: give validation batches.")
     generator, average = torch.Generator().manual_seed(seed), copy.deepcopy(model).eval()
     optimizer = make_adam(model.parameters(), rate)
     settings = {"epochs": epochs, "steps": steps, "beta": beta, "share": share, "rate": rate,
@@ -249,9 +245,13 @@ def train_cvae(
     state = (model, average, optimizer, schedule(optimizer, rate, epochs * steps + 1), generator)
     probe = functools.partial(first_loss, batches=batches, seed=seed, penalty=penalty)
     history = resume_run(folder, settings, state, probe) if folder else []
+
+    def price(step):
+        return warm_up(step / (epochs * steps), beta, share)
+
     with tqdm(total=epochs * steps, initial=len(history) * steps, desc="training") as bar:
-        while len(history) < epochs and not out_of_patience(history, patience):
-            row = train_epoch(*state, batches, epochs, steps, beta, share, bar, penalty)
+        while len(history) < epochs:
+            row = train_epoch(state, batches, steps, price, penalty, bar)
             row["epoch"] = len(history) + 1
             if validation:
                 row |= validate(average, validation)
@@ -264,16 +264,15 @@ def train_cvae(
     return average.cpu(), history
 
 
-def train_epoch(model, average, optimizer, schedule, generator, batches, epochs, steps, beta,
-                share, bar, penalty=None):
+def train_epoch(state, batches, steps, price, penalty, bar):
     """Make one pass over the batches; return the mean of each loss term and the settings."""
+    model, average, optimizer, schedule, generator = state
     model.train()
     start, sums, count = time.perf_counter(), 0, 0
     for given in batches(generator):
         step, batch = schedule.last_epoch, to_model(model, *given)
-        weight = warm_up(step / (epochs * steps), beta, share)
         reconstruction, kl = loss_terms(model, *batch, generator)
-        loss = reconstruction + weight * kl
+        loss = reconstruction + price(step) * kl
         if penalty:
             loss = loss + penalty(model, batch[1], generator)
         check_loss(loss.item(), step)
@@ -284,24 +283,13 @@ def train_epoch(model, average, optimizer, schedule, generator, batches, epochs,
         update_average(average, model, step)
         sums += torch.stack([reconstruction, kl]).detach()
         count += 1
+        bar.set_postfix(loss=f"{loss.item():.1f}", refresh=False)
         bar.update()
-        if count % 20 == 0:
-            bar.set_postfix(loss=f"{loss.item():.1f}")
     if count != steps:
         raise ValueError(f"{count} batches are no epoch of {steps}: `steps` must be their number.")
-    means = (sums / count).tolist()
-    return {
-        "reconstruction": means[0], "kl": means[1], "beta": weight,
-        "learning rate": schedule.get_last_lr()[0], "seconds": time.perf_counter() - start,
-    }
-
-
-def out_of_patience(history, patience):
-    """Say whether the last `patience` epochs brought no better validation loss."""
-    if not patience or len(history) <= patience:
-        return False
-    losses = [row["validation loss"] for row in history]
-    return min(losses[-patience:]) >= min(losses[:-patience])
+    means, rate = (sums / count).tolist(), schedule.get_last_lr()[0]
+    return {"reconstruction": means[0], "kl": means[1], "beta": price(step),
+            "learning rate": rate, "seconds": time.perf_counter() - start}
 
 
 def save_run(folder, settings, state, history, probe):

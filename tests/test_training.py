@@ -194,14 +194,6 @@ def test_a_penalty_pulls_and_stays_out_of_the_history():
         assert row == pytest.approx(other | {"seconds": row["seconds"]})
 
 
-def test_training_stops_where_nothing_has_been_better_for_some_epochs():
-    for losses, stop in (((3, 2, 1), False), ((3, 1, 2), False), ((3, 1, 2, 2), True)):
-        history = [{"validation loss": loss} for loss in losses]
-        assert training.out_of_patience(history, 2) is stop, losses
-    validation = list(five_batches(None))
-    assert len(train_number(30, rate=1e-12, patience=2, validation=validation)[2]) == 3
-
-
 def test_training_learns_and_depends_on_its_seed():
     shapes, runs = (lambda generator: training.shape_batches(TOKENS, 20, 60, generator)), []
     for seed in (0, 0, 1):
@@ -254,8 +246,6 @@ def test_what_no_model_learns_from_is_refused():
             train()
     with pytest.raises(FloatingPointError, match="The loss is nan at step 1: lower the"):
         training.train_head(PromptHead(), vectors, digits, rate=1e38)
-    with pytest.raises(ValueError, match=r"patience waits for .*: give validation batches"):
-        train_number(patience=2)
 
 
 def test_averages_cover_the_whole_state_and_validation_counts_pictures():
