@@ -13,14 +13,13 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
-from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 
 from helpers import TextToImage
-from helpers.captions import TRAINING_PHRASINGS, all_captions
+from helpers.captions import HELD_OUT_PHRASINGS, TRAINING_PHRASINGS, all_captions
 from helpers.checkpoints import checkpoint_paths
 from helpers.mnist import load_mnist, to_float
 from helpers.models import modulate
-from helpers.plotting import GENERATED, REAL, tile
+from helpers.plotting import DIGITS, GENERATED, REAL, tile
 from helpers.shapes import draw_shapes
 from helpers.text import CharacterTokenizer, sentence_encoder
 
@@ -64,16 +63,19 @@ def letters(word="circle"):
     return image
 
 
-def captions(ax):
-    """Plot captions as points, on two directions that tell digits apart."""
-    sentences, digits = all_captions(TRAINING_PHRASINGS)[:2]
-    vectors, digits = sentence_encoder().encode(sentences).numpy(), digits.numpy()
-    model = LinearDiscriminantAnalysis(n_components=2, solver="eigen", shrinkage=0.1)
-    places = model.fit(vectors, digits).transform(vectors)
-    ax.scatter(*places.T, c=digits, cmap="tab10", s=2)
-    for digit in range(10):
-        ax.text(*np.median(places[digits == digit], 0), str(digit), fontsize=8, weight="bold",
-                ha="center", va="center", bbox={"fc": "white", "lw": 0, "pad": 0.3, "alpha": 0.8})
+def constellations(ax, shown=(2, 16, 42)):
+    """Plot the ten digits in three sentences, each around its mean (07_sentence_embeddings)."""
+    sentences, digits = all_captions(TRAINING_PHRASINGS)
+    vectors = sentence_encoder().encode(sentences)
+    parts = torch.stack([vectors[digits == d].mean(0) for d in range(10)]) - vectors.mean(0)
+    view = torch.linalg.svd(parts, full_matrices=False)[2][:2].T
+    for column, place in enumerate(shown):
+        twenty = sentence_encoder().encode(all_captions(HELD_OUT_PHRASINGS[place : place + 1])[0])
+        points = (twenty - twenty.mean(0))[::2] @ view + torch.tensor([0.95 * column, 0])
+        ax.plot(*points.T, color="0.8", linewidth=0.8, zorder=0)
+        ax.scatter(*points.T, c=DIGITS, s=22)
+        for digit, (x, y) in enumerate(points.tolist()):
+            ax.text(x, y, str(digit), fontsize=3.5, color="white", ha="center", va="center")
     ax.axis("off")
 
 
@@ -130,7 +132,7 @@ def main():
         strip(load["shapes-mlp"].draw("circle", 4), "four times the same"),
         strip(load["shapes-cvae"].draw("circle", 4), "four times another"),
         strip(to_float(load_mnist()[0][:4]), "people's handwriting"),
-        plot(captions),
+        plot(constellations),
         strip(growing(load["mnist-cvae"], "a three"), "7×7   →   14×14   →   28×28"),
         strip(epochs(), "after 1, 2, 4, 12 epochs"),
         box(load["mnist-flow"], "a tiny 8"),
