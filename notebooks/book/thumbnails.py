@@ -100,8 +100,8 @@ def growing(released, prompt):
 
 
 def epochs(digit=5):
-    """Cut one digit after 1, 2, 4 and 12 epochs from the animation of 09_training."""
-    film = Image.open(FIGURES / "09_progression.gif")
+    """Cut one digit after 1, 2, 4 and 12 epochs from the animation at the top of 09_training."""
+    film = Image.open(FIGURES / "09_hero.gif")
     for epoch in (1, 2, 4, 12):
         film.seek(epoch - 1)
         cell = film.convert("L").crop((90 * digit, 0, 90 * digit + 84, 84)).resize((28, 28))
