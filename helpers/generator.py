@@ -304,11 +304,6 @@ def save_picture(picture, folder, facts, index=1, zoom=8):
     return write_new(folder, f"{file_stem(facts)}_{index}", content)
 
 
-def save_pictures(pictures, folder, facts, zoom=8):
-    """Write one PNG for each of n pictures (n, 1, 28, 28), see `save_picture`: n `Path`s."""
-    return [save_picture(p, folder, facts, k, zoom) for k, p in enumerate(pictures, start=1)]
-
-
 def write_new(folder, stem, content):
     """Write bytes to stem.png, or stem-2.png … if that is taken, whole or not at all: a `Path`."""
     folder = Path(folder).expanduser()

@@ -21,7 +21,7 @@ from helpers import checkpoints, generator
 from helpers.captions import LEVEL_NAMES, STYLES, WORDS
 from helpers.checkpoints import CheckpointError, describe_captions
 from helpers.flow import LatentFlow
-from helpers.generator import TextToImage, check_number, file_stem, save_pictures, slug, write_new
+from helpers.generator import TextToImage, check_number, file_stem, save_picture, slug, write_new
 from helpers.models import ConvCVAE, FirstGenerator, ShapesCVAE, StyleCVAE
 from helpers.shapes import PROMPTS
 
@@ -296,7 +296,7 @@ def test_saved_pictures_are_new_files_that_say_how_they_were_made(tmp_path):
     assert file_stem({"prompt": "a/b", "seed": -1}).endswith(f"_a-b_seed{2**64 - 1}")
     facts = {"prompt": "a <seven> ☺\x00", "seed": 4, "checkpoint": "mnist-cvae"}
     pictures, folder = torch.rand(2, 1, 28, 28), tmp_path / "new" / "folder"
-    paths = save_pictures(pictures, folder, facts) + save_pictures(pictures, folder, facts)
+    paths = [save_picture(pictures[k], folder, facts, k + 1) for k in (0, 1, 0, 1)]
     assert len(set(paths)) == 4 and {*paths} == {*folder.iterdir()}
     assert [path.name.split("_")[-1][0] for path in paths] == ["1", "2", "1", "2"]
     with Image.open(paths[1]) as image:

@@ -12,7 +12,7 @@ import pytest
 from playwright.sync_api import sync_playwright
 
 ROOT = Path(__file__).resolve().parents[2]
-LEFT_OUT = (".*", "outputs", "runs", "unpacked", "_build", "__pycache__")
+LEFT_OUT = (".*", "outputs", "runs", "mine", "unpacked", "_build", "__pycache__")
 NAMES = ("chromium", "chromium-browser", "google-chrome",
          "/Applications/Chromium.app/Contents/MacOS/Chromium",
          "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome")

@@ -210,14 +210,15 @@ def test_a_clone_that_cannot_be_written(read_only, usual):
 SENTENCES = """
 import sys, helpers
 from helpers import TextToImage
-from helpers.generator import save_pictures
+from helpers.generator import save_picture
 print(helpers.__file__.startswith(sys.argv[1]))
 for name in sys.argv[3:]:
     model = TextToImage.load(name, device="cpu")
     pictures = model.draw("Can you show me what five looks like?", 2)
     assert pictures.shape == (2, 1, 28, 28) and pictures.mean() > 0.02
     assert not model.doubt("Can you show me what five looks like?")
-    save_pictures(pictures, sys.argv[2], {"prompt": name, "seed": 0})
+    for k, picture in enumerate(pictures, start=1):
+        save_picture(picture, sys.argv[2], {"prompt": name, "seed": 0}, k)
 print("drawn")
 """
 
