@@ -15,14 +15,15 @@ ROOMS = {  # notebook: (rooms, lit, from below, into)
     2: (LINE, ["reader"], "noise / latent z", "decoder"),
     3: (LINE, ["decoder", "picture", "noise"], "noise", "decoder"),
     4: (LINE, ["decoder", "latent z"], "latent z", "decoder"),
-    5: (LINE, ["prompt", "picture"], "latent z", "decoder"),
-    6: (LINE, ["reader"], "latent z", "decoder"),
-    7: (LINE, ["condition", "decoder"], "latent z", "decoder"),
+    5: (LINE, ["decoder", "latent z"], "latent z", "decoder"),
+    6: (LINE, ["prompt", "picture"], "latent z", "decoder"),
+    7: (LINE, ["reader"], "latent z", "decoder"),
     8: (LINE, ["condition", "decoder"], "latent z", "decoder"),
-    9: (LINE, ["prompt", "picture"], "latent z", "decoder"),
-    10: (LINE + " judges", ["picture", "judges"], "latent z", "decoder"),
-    11: (LINE + " measures", ["reader", "condition", "measures"], "latent z", "decoder"),
-    12: ("prompt reader condition flow code decoder picture", ["flow", "decoder"], "noise", "flow"),
+    9: (LINE, ["condition", "decoder"], "latent z", "decoder"),
+    10: (LINE, ["prompt", "picture"], "latent z", "decoder"),
+    11: (LINE + " judges", ["picture", "judges"], "latent z", "decoder"),
+    12: (LINE + " measures", ["reader", "condition", "measures"], "latent z", "decoder"),
+    13: ("prompt reader condition flow code decoder picture", ["flow", "decoder"], "noise", "flow"),
 }
 
 SVG = """<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 720 110" width="720" height="110" \

@@ -90,6 +90,14 @@ def accuracy(ax):
 
 
 @torch.no_grad()
+def travelling(released, number=11):
+    """Draw a circle four times and turn one number of its code, its row: (4, 1, 28, 28)."""
+    z = torch.zeros(4, released.model.latent)
+    z[:, number] = torch.linspace(1.5, -1.5, 4)
+    return released.model.draw(CharacterTokenizer().encode(["circle"]).expand(4, -1), z)
+
+
+@torch.no_grad()
 def growing(released, prompt):
     """Show one map of each stage of a decoder, 7×7 and 14×14, and the picture: (1, h, w) each."""
     model, condition = released.model, released.conditions(prompt)
@@ -130,6 +138,7 @@ def main():
         strip(shapes, "programs draw shapes"),
         letters(),
         strip(load["shapes-mlp"].draw("circle", 4), "four times the same"),
+        strip(travelling(load["shapes-cvae"]), "one number, turned"),
         strip(load["shapes-cvae"].draw("circle", 4), "four times another"),
         strip(to_float(load_mnist()[0][:4]), "people's handwriting"),
         plot(constellations),
