@@ -567,4 +567,4 @@ def test_every_other_swap_of_digits_in_prose_is_noticed():
         number for cell in cells(path, "markdown") for number, percent in re.findall(NUMBER, cell)
         if "." in number or percent])
     noticed = sum(len(list(loose_numbers(path, swapped))) for path in NOTEBOOKS)
-    assert every > 90 and noticed > 0.45 * every
+    assert every > 40 and noticed > 0.45 * every

@@ -108,9 +108,7 @@ class PlainHead(nn.Sequential):
 def train_changed(change):
     """Train a `ConvCVAE` as the released one, but for one `Change`.
 
-    Returns:
-        model: with averaged weights, in evaluation mode.
-        inputs: None if it reads embeddings, or a tensor (10,) of digits.
+    Returns: the model; and what it reads, None for embeddings or a tensor (10,) of digits.
     """
     captions, digits = all_captions(TRAINING_PHRASINGS)
     embeddings = sentence_encoder().encode(captions)
@@ -163,13 +161,10 @@ class CaptionedDigits(Dataset):
 
 
 def train_straightforward(budget):
-    """Train for as many seconds as the released model took, the way a first draft would.
+    """Train for so many seconds, the way a first draft would: the model, and how many epochs.
 
     Batches of 32 from a DataLoader, sentences encoded in every batch, Adam at 1e-4, and a KL whose
     weight rises over 30 epochs.
-
-    Returns:
-        The model, and how many epochs it has seen.
     """
     data, encoder = CaptionedDigits(), sentence_encoder()
     torch.manual_seed(0)
@@ -208,8 +203,8 @@ def measure(names):
         else:
             start = time.process_time()
             model, inputs = train_changed(ROWS[name])
-            seconds = round(time.process_time() - start)
-            spent = {"epochs": ROWS[name].epochs, "CPU seconds": seconds}
+            seconds = time.process_time() - start
+            spent = {"epochs": ROWS[name].epochs, "CPU seconds": round(seconds)}
         yield name, spent | measure_row(model.eval(), yardstick, COLUMNS, inputs)
 
 
