@@ -136,7 +136,7 @@ def test_released_models_are_named():
 
 @pytest.mark.parametrize("path", CHAPTERS, ids=lambda path: path.stem)
 def test_table_of_notebooks(path):
-    (row,) = [line for line in README.splitlines() if f"](notebooks/{path.name})" in line]
+    (row,) = [line for line in README.splitlines() if f"](notebooks/{path.name}) |" in line]
     title, time = opening(path)
     assert f"[{title}](" in row and time and row.endswith(f"| {time} |")
     assert f'src="notebooks/figures/{path.name[:2]}_thumb.png"' in row
