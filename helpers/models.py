@@ -142,7 +142,7 @@ class ShapesCVAE(ShapesLayers):
         """Map z (n, latent) and condition (n, 64) to pixel logits (n, 1, 28, 28)."""
         rows, columns = self.decoder(torch.cat([z, condition], dim=1)).unbind(1)
         strokes = F.silu(rows[:, :, :, None] + columns[:, :, None, :])  # n×14×28×28
-        return torch.einsum("nkrc,k->nrc", strokes, self.ink)[:, None] + self.paper
+        return (strokes * self.ink[:, None, None]).sum(1, keepdim=True) + self.paper
 
     def forward(self, pictures, tokens, generator=None):
         """Reconstruct: logits (n, 1, 28, 28), mean and log variance (n, latent)."""
