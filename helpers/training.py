@@ -1,9 +1,7 @@
 """Training: batches, a plain fit, the CVAE's loop with stop and resume (09_training)."""
 
 import copy
-import csv
 import functools
-import io
 import json
 import math
 import time
@@ -228,8 +226,8 @@ def train_cvae(
         rate: the highest learning rate.
         validation: batches to validate the averaged weights on after each epoch.
         after_epoch: called with (a copy of the averaged model on the CPU, number of epochs done).
-        folder: where to keep `last.safetensors`, `best.safetensors` and `history.csv`; a training
-            that was stopped goes on from there, and ValueError is raised if it was another.
+        folder: where to keep `last.safetensors`; a training that was stopped goes on from there,
+            and ValueError is raised if it was another.
         penalty: a function from (model, inputs, generator) to a scalar that joins the loss.
         schedule: a function from (optimizer, rate, steps) to a scheduler.
 
@@ -302,14 +300,6 @@ def save_run(folder, settings, state, history, probe):
     tensors["generator"] = generator.get_state()
     facts = {"settings": settings, "history": history, "groups": adam["param_groups"],
              "schedule": schedule.state_dict(), "probe": probe(average)}
-    losses = [row.get("validation loss", row["reconstruction"] + row["kl"]) for row in history]
-    if losses[-1] == min(losses):
-        write_whole(folder / "best.safetensors", save(average.state_dict()))
-    table = io.StringIO(newline="")
-    writer = csv.DictWriter(table, fieldnames=list(history[0]))
-    writer.writeheader()
-    writer.writerows(history)
-    write_whole(folder / "history.csv", table.getvalue().encode())
     write_whole(folder / "last.safetensors", save(tensors, {"facts": json.dumps(facts)}))
 
 

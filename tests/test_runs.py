@@ -1,6 +1,5 @@
 """A training that is stopped, killed, or without room goes on from its files, or says why not."""
 
-import csv
 import functools
 import io
 import json
@@ -26,7 +25,7 @@ from torch import nn
 from helpers.models import sample_posterior
 from helpers.training import constant, train_cvae
 
-FILES = ["best.safetensors", "history.csv", "last.safetensors"]
+FILES = ["last.safetensors"]
 processes = multiprocessing.get_context("forkserver")  # each is forked from one that has loaded:
 processes.set_forkserver_preload(["pytest", "helpers.training"])
 
@@ -92,17 +91,14 @@ def read_state(folder):
 
 
 def read_run(folder):
-    """Read all that a run's folder holds, except for how long it took; every file must load."""
-    found, (tensors, facts) = content(folder), read_state(folder)
-    rows = list(csv.DictReader(found["history.csv"].decode().splitlines()))
-    assert all(float(row.pop("seconds")) > 0 for row in (*rows, *facts["history"]))
-    assert load_file(folder / "best.safetensors")
-    tensors = {name: tensor.tolist() for name, tensor in tensors.items()}
-    return sorted(found), tensors, facts, rows, found["best.safetensors"]
+    """Read all that a run's folder holds, except for how long it took."""
+    tensors, facts = read_state(folder)
+    assert all(float(row.pop("seconds")) > 0 for row in facts["history"])
+    return sorted(content(folder)), {name: x.tolist() for name, x in tensors.items()}, facts
 
 
 def epochs_kept(folder):
-    return len(read_state(folder)[1]["history"]) if (folder / FILES[2]).exists() else 0
+    return len(read_state(folder)[1]["history"]) if (folder / FILES[0]).exists() else 0
 
 
 def weights(model):
@@ -121,7 +117,7 @@ def test_stopped_and_resumed_is_the_same_training_to_the_last_bit(tmp_path):
                            ("validation", {"validation": VALIDATION})):
         whole, history = train(tmp_path / f"{name} whole", **settings)
         kept = read_run(tmp_path / f"{name} whole")
-        assert len(history) == 4 and kept[0] == FILES and len(kept[3]) == 4
+        assert len(history) == 4 and kept[0] == FILES and len(kept[2]["history"]) == 4
         assert torch.equal(weights(whole), weights(train(**settings)[0])), "no folder, the same"
         for epoch in (1, 3, 4):
             folder = train_until(epoch, tmp_path / f"{name} {epoch}", **settings)
@@ -130,16 +126,6 @@ def test_stopped_and_resumed_is_the_same_training_to_the_last_bit(tmp_path):
             assert torch.equal(weights(whole), weights(resumed)) and not resumed.training
             assert not torch.equal(weights(model), weights(resumed)), "the model is restored, too"
             assert read_run(folder) == kept
-
-
-def test_the_best_file_holds_the_averaged_weights_of_the_best_epoch(tmp_path):
-    averages, best = [], new_model()
-    _, history = train(tmp_path, rate=1.0, validation=VALIDATION,
-                       after_epoch=lambda average, _: averages.append(weights(average)))
-    losses = [row["validation loss"] for row in history]
-    assert losses[-1] > min(losses), "the last one is not the best here"
-    best.load_state_dict(load_file(tmp_path / "best.safetensors"))
-    assert torch.equal(weights(best), averages[losses.index(min(losses))])
 
 
 def in_child(connection, act, *given):
@@ -202,11 +188,11 @@ def die_at_rename(folder, number):
     train(folder)
 
 
-def test_killed_between_the_files_of_a_save_it_is_the_same_training(tmp_path, whole):
-    for number in range(6):
+def test_killed_while_it_saves_it_is_the_same_training(tmp_path, whole):
+    for number in range(3):
         folder = tmp_path / str(number)
         assert run_in_child(die_at_rename, folder, number) == -signal.SIGKILL
-        assert epochs_kept(folder) == number // 3
+        assert epochs_kept(folder) == number
         train(folder)
         assert read_run(folder) == whole, number
 
@@ -224,21 +210,19 @@ def train_restricted(folder, size=None):
 def test_without_room_or_right_to_write_the_last_good_state_stays(whole):
     full = "cannot be written (File too large): free some disk space"
     shut = "cannot be written (Permission denied): choose a folder that you may write to"
-    # best.safetensors has 19 kB here and last.safetensors 75
-    cases = [(0, 10_000, FILES[0], full), (2, 10_000, FILES[0], full), (0, 40_000, FILES[2], full),
-             (2, 40_000, FILES[2], full), (1, None, "", shut)]
+    cases = [(0, 40_000, FILES[0], full), (2, 40_000, FILES[0], full), (1, None, "", shut)]
     for after, size, name, said in cases:
         with tempfile.TemporaryDirectory() as place:
             Path(place).chmod(0o755)
             folder = Path(place) / "run"
-            good = content(train_until(after, folder))[FILES[2]] if after else None
+            good = content(train_until(after, folder))[FILES[0]] if after else None
             folder.mkdir(exist_ok=True)
             folder.chmod(0o755 if size else 0o555)
             raised = run_in_child(train_restricted, folder, size)
             folder.chmod(0o755)
             assert isinstance(raised, OSError), (after, size)
             assert (raised.strerror, raised.filename) == (said, str(folder / name))
-            assert content(folder).get(FILES[2]) == good and epochs_kept(folder) == after
+            assert content(folder).get(FILES[0]) == good and epochs_kept(folder) == after
             assert {path.name for path in folder.iterdir()} <= set(FILES), "nothing half-written"
             train(folder)
             assert read_run(folder) == whole
@@ -246,7 +230,7 @@ def test_without_room_or_right_to_write_the_last_good_state_stays(whole):
 
 def damaged(folder):
     """Yield what is wrong, and the bytes of a state in which it is."""
-    packed, (tensors, facts) = content(folder)[FILES[2]], read_state(folder)
+    packed, (tensors, facts) = content(folder)[FILES[0]], read_state(folder)
     yield from {
         "empty": b"", "five bytes": packed[:5], "header cut": packed[:900], "longer": packed + b"a",
         "end cut": packed[:-9], "length flipped": packed[:2] + b"\x81" + packed[3:],
@@ -267,10 +251,10 @@ def damaged(folder):
 
 def test_a_damaged_state_is_refused_and_nothing_is_restored(tmp_path):
     folder, fresh, failures = train_until(2, tmp_path / "run"), weights(new_model()), []
-    start = (f"{folder / FILES[2]} does not fit this training: delete the folder to start anew, or "
+    start = (f"{folder / FILES[0]} does not fit this training: delete the folder to start anew, or "
              "give another (")
     for name, packed in list(damaged(folder)):
-        (folder / FILES[2]).write_bytes(packed)
+        (folder / FILES[0]).write_bytes(packed)
         before, model, said = content(folder), new_model(), "accepted"
         try:
             train(folder, model)

@@ -188,7 +188,7 @@ def test_search_menu_and_theme_of_the_book(page, book):
         assert page.evaluate(theme) == scheme
     page.click("#theme")
     page.click(".neighbours .next")
-    page.wait_for_url("**/10_*.html")
+    page.wait_for_url("**/11_*.html")
     assert page.evaluate(theme) == "dark"
 
 
