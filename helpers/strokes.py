@@ -39,7 +39,7 @@ def measure_thickness(picture):
 
 
 def measure_slant(pictures):
-    """Measure the shear of pictures (n, 28, 28) from their moments: (n,) degrees, + is right."""
+    """Measure the slant of pictures (n, 28, 28): (n,) degrees, positive to the right."""
     ink = pictures / pictures.sum((1, 2), keepdim=True).clamp(min=1e-9)
     rows, columns = torch.arange(28.0)[:, None], torch.arange(28.0)
     row, column = (ink * rows).sum((1, 2)), (ink * columns).sum((1, 2))

@@ -304,8 +304,8 @@ class Point(anywidget.AnyWidget):
     reach = traitlets.Float(REACH).tag(sync=True)
 
 
-def plane_widget(model, prompt, across, up):
-    """Make a square to drag a point in, and its picture, of x · across + y · up: a box."""
+def plane_widget(model, prompt, across, up, centre=0):
+    """Make a square to drag a point in, and its picture, of centre + x · across + y · up."""
     condition, directions = model.conditions(prompt), torch.stack([across, up])
     square, view = Point(), Pictures()
 
@@ -314,7 +314,7 @@ def plane_widget(model, prompt, across, up):
         if not (abs(x) <= REACH and abs(y) <= REACH):  # or one of them is not a number at all
             view.say(f"Both numbers of the point go from -{REACH} to {REACH}.", "error")
             return
-        picture = model.decode(torch.tensor([[x, y]]) @ directions, condition)
+        picture = model.decode(centre + torch.tensor([[x, y]]) @ directions, condition)
         view.show(picture, f"“{_short(prompt)}” at {x:.2f} across, {y:.2f} up")
 
     square.observe(follow, "point")

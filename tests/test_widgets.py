@@ -278,10 +278,11 @@ def test_the_widget_takes_a_model_or_a_name(models, monkeypatch):
 def test_the_plane_follows_its_point(models):
     model = models["untrained"]
     across, up = torch.eye(model.latent)[:2]
-    square, view = plane_widget(model, "circle", across, up).children
+    (centre,) = model.latents(1, seed=0)
+    square, view = plane_widget(model, "circle", across, up, centre).children
     for x, y in ((0, 0), (1.5, -0.5)):
         square.point = [x, y]
-        picture = model.decode((x * across + y * up)[None], model.conditions("circle"))
+        picture = model.decode((centre + x * across + y * up)[None], model.conditions("circle"))
         assert view.greys == greys(picture) and not view.deed
     for forged in ([math.nan, 0.0], [1e308, 0.0], [0.0, math.nan], [0.0, -math.inf]):
         before, square.point = view.greys, forged
