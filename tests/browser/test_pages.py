@@ -96,7 +96,7 @@ def test_every_fault_of_a_page_is_seen(page, book):
 
 BOOKS = [  # two that the theme refuses, one that Jupyter Book refuses, one that both do
     {"[x](nowhere.md)": "notebooks/page.md: nowhere.md leads nowhere"},
-    {"![A picture](ELSEWHERE/01_hero.png)": "01_hero.png would be fetched from elsewhere"},
+    {"![A picture](ELSEWHERE/01_thumb.png)": "01_thumb.png would be fetched from elsewhere"},
     {"[x](glossary.md#nowhere)": "⚠️  notebooks/page.md:3 Cross reference target was not found",
      "![A picture](nowhere.png)": "⛔️ notebooks/page.md:5 Cannot find image"},
     {"{nowhere}`x`": "⛔️ notebooks/page.md:3 unknown role: nowhere",
