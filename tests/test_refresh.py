@@ -94,5 +94,5 @@ def test_a_notebook_that_fails_or_finds_the_disk_full_is_left_as_it_was(tmp_path
 
 def test_all_notebooks_in_order():
     names = [path.name for path in all_notebooks()]
-    assert names[0].startswith("01_") and names[11].startswith("12_")
-    assert names[12:] == [f"{k:02d}_solutions.ipynb" for k in range(1, 13)]
+    assert names[0].startswith("01_") and names[12].startswith("13_")
+    assert names[13:] == [f"{k:02d}_solutions.ipynb" for k in range(1, 14)]
